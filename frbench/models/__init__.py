@@ -1,0 +1,26 @@
+"""Networks by name, with normalization inside, and their weights on disk."""
+
+from frbench.models.architectures import Architecture, architectures, build_model
+from frbench.models.normalization import NORMALIZATIONS, Normalization, Normalized, network_state
+from frbench.models.weights import (
+    WeightsMeta,
+    load_weights,
+    read_weights,
+    save_weights,
+    weights_digest,
+)
+
+__all__ = [
+    "NORMALIZATIONS",
+    "Architecture",
+    "Normalization",
+    "Normalized",
+    "WeightsMeta",
+    "architectures",
+    "build_model",
+    "load_weights",
+    "network_state",
+    "read_weights",
+    "save_weights",
+    "weights_digest",
+]
