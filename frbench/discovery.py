@@ -1,0 +1,58 @@
+"""Find the modules that users add: recipes in `defenses/`, adapters in `baselines/`.
+
+The library never names one of them. A file that does not import is reported with file and line,
+and every other file keeps working.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class BrokenModule:
+    """A file that could not be used: where (file and line) and why."""
+
+    path: Path
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.reason}"
+
+
+@functools.cache
+def discover(package: str) -> tuple[dict[str, ModuleType], tuple[BrokenModule, ...]]:
+    """Import every public module of a top-level folder.
+
+    Args:
+        package: name of the folder beside `frbench/`, such as `defenses`.
+
+    Returns:
+        The modules by file stem, and the files that failed to import.
+    """
+    modules: dict[str, ModuleType] = {}
+    broken: list[BrokenModule] = []
+    for path in sorted((PROJECT_ROOT / package).glob("*.py")):
+        if path.stem.startswith("_"):
+            continue
+        try:
+            modules[path.stem] = importlib.import_module(f"{package}.{path.stem}")
+        except Exception as error:  # whatever a user's file raises must not stop the others
+            broken.append(_explain(path, error))
+    return modules, tuple(broken)
+
+
+def _explain(path: Path, error: Exception) -> BrokenModule:
+    if isinstance(error, SyntaxError):
+        return BrokenModule(path, error.lineno or 1, f"syntax error: {error.msg}")
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    line = frames[-1].lineno if frames and frames[-1].lineno else 1
+    return BrokenModule(path, line, f"{type(error).__name__}: {error}".split("\n")[0])

@@ -1,0 +1,15 @@
+"""What can go wrong, sorted by who can mend it; the command line turns both kinds into one line."""
+
+from __future__ import annotations
+
+
+class FrbenchError(Exception):
+    """Something failed while running (exit code 1). The message says what, where and what to do."""
+
+    exit_code = 1
+
+
+class InputError(FrbenchError):
+    """What the user asked for cannot be done as asked (exit code 2)."""
+
+    exit_code = 2
