@@ -1,0 +1,79 @@
+"""What SWA and EMA share: a second set of weights that follows the trained ones."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from frbench.engine.recipe import Mechanism
+
+State = dict[str, Tensor]
+
+
+class WeightAverage(Mechanism, ABC):
+    """Averages weights beside the training and never changes its trajectory.
+
+    The state is a flat dictionary of tensors, saved with the checkpoint: the averaged parameters and
+    buffers under their own names, and `count`, the number of updates.
+    """
+
+    @abstractmethod
+    def after_step(self, state: State, model: nn.Module, epoch: int) -> None:
+        """Called after every optimizer step."""
+
+    @abstractmethod
+    def after_epoch(
+        self, state: State, model: nn.Module, epoch: int, images: Callable[[], Iterable[Tensor]]
+    ) -> None:
+        """Called after every epoch (from 0); `images()` goes once over the training images."""
+
+    @abstractmethod
+    def first_epoch(self) -> int:
+        """The epoch (from 0) after which there is an average."""
+
+
+def empty_state(model: nn.Module) -> State:
+    """A state of zero updates, with the model's tensors as starting values."""
+    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    return {**state, "count": torch.zeros((), dtype=torch.int64)}
+
+
+def updates(state: State) -> int:
+    """How many times the average was updated."""
+    return int(state["count"])
+
+
+def averaged_tensors(state: State) -> State:
+    """The model state of an average, without its bookkeeping."""
+    return {name: tensor for name, tensor in state.items() if name != "count"}
+
+
+@torch.no_grad()
+def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace BatchNorm's running statistics by sample-weighted means over `batches`.
+
+    Means of the batch means and of the unbiased batch variances, weighted by batch size: what one
+    pass with momentum b / (n + b) gives after a reset. Momentum, mode and counters are put back.
+
+    Args:
+        model: its BatchNorm layers are changed in place.
+        batches: float32 images in [0, 1]; the training distribution.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [m.momentum for m in norms]
+    training = model.training
+    for norm in norms:
+        norm.reset_running_stats()
+    model.train()
+    seen = 0
+    for images in batches:
+        for norm in norms:
+            norm.momentum = len(images) / (seen + len(images))
+        model(images)
+        seen += len(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.train(training)

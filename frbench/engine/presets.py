@@ -1,0 +1,99 @@
+"""Presets: how large a run is. They change the frame, and `quick` shortens the recipe too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from frbench.names import lookup
+
+
+class Preset(BaseModel):
+    """What a preset changes, as key: value; a key of a mechanism applies where it rides along."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    summary: str
+    overrides: dict[str, Any]
+    comparable: bool
+    """Whether a row may stand beside published numbers."""
+    test_images: int
+    """Test images that `bench` attacks."""
+    autoattack_images: int
+    """The same for AutoAttack."""
+    shortened: str = ""
+    """What was shortened, for the row."""
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="quick",
+            summary="a small residual network on the real CIFAR-10, minutes on two CPU cores",
+            overrides={
+                "architecture": "quick",
+                "epochs": 9,
+                "lr": 0.2,
+                "schedule": "onecycle",
+                "milestones": (),
+                "validation_images": 500,
+                "attack.steps": 2,
+                "attack.step_size": 8 / 255,
+                # A short schedule collapses when FR is on from the first step.
+                "fr.start_epoch": 5,
+                "swa.start_epoch": 6,
+                "ema.decay": 0.99,
+            },
+            comparable=False,
+            test_images=1000,
+            autoattack_images=256,
+            shortened="2-step attack in training, 9 epochs, a small model",
+        ),
+        Preset(
+            name="resnet18",
+            summary="ResNet-18 on CIFAR-10, 100 epochs, the paper's optimizer and schedule",
+            overrides={"architecture": "resnet18"},
+            comparable=True,
+            test_images=10_000,
+            autoattack_images=10_000,
+        ),
+        Preset(
+            name="paper",
+            summary="WideResNet-34-10 on CIFAR-10, the settings of the paper's Table 2",
+            overrides={"architecture": "wrn-34-10"},
+            comparable=True,
+            test_images=10_000,
+            autoattack_images=10_000,
+        ),
+        Preset(
+            name="smoke",
+            summary="digits and a tiny network, seconds; for tests and machines without a network",
+            overrides={
+                "dataset": "digits",
+                "architecture": "tiny",
+                "epochs": 4,
+                "lr": 0.1,
+                "schedule": "onecycle",
+                "milestones": (),
+                "validation_images": 100,
+                "attack.steps": 2,
+                "attack.step_size": 8 / 255,
+                "fr.start_epoch": 2,
+                "swa.start_epoch": 2,
+                "ema.decay": 0.9,
+            },
+            comparable=False,
+            test_images=128,
+            autoattack_images=32,
+            shortened="8x8 digits, a tiny model, 4 epochs, 2-step attack in training",
+        ),
+    )
+}
+
+
+def find_preset(name: str) -> Preset:
+    """The preset called `name`; raises InputError with the nearest known name."""
+    return lookup("preset", name, PRESETS)

@@ -1,0 +1,150 @@
+"""A recipe: which perturbed inputs to train on, which loss to descend, which mechanisms ride along.
+
+Mechanisms are independent parts; `recipe + mechanism` composes them. A recipe holds no loop and no
+tensor: the engine runs it, and its fields are all that a run has to remember of it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+from torch import Tensor
+
+from frbench.engine.inner import InnerAttack
+from frbench.engine.outputs import Outputs
+from frbench.errors import InputError
+
+Branch = Literal["clean", "adversarial"]
+
+
+class Part(BaseModel):
+    """A piece of a recipe: typed, validated hyperparameters and the code that uses them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Objective(Part, ABC):
+    """The loss to descend."""
+
+    branches: ClassVar[tuple[Branch, ...]]
+    """Train-mode forward passes that the loss uses; each costs three forward units a step."""
+
+    @abstractmethod
+    def loss(self, outputs: Outputs) -> Tensor:
+        """Scalar loss of one batch, from the logits in `outputs`."""
+
+
+class Mechanism(Part):
+    """A part that rides along with any objective. `kind` is its name in a composition."""
+
+    kind: ClassVar[str]
+
+
+class Regularizer(Mechanism, ABC):
+    """Adds a penalty to the loss."""
+
+    branches: ClassVar[tuple[Branch, ...]]
+    start_epoch: Annotated[int, Field(ge=0, description="first epoch (from 0) it is active")] = 0
+
+    @abstractmethod
+    def penalty(self, outputs: Outputs) -> Tensor:
+        """Scalar to add to the objective's loss."""
+
+
+class Recipe(BaseModel):
+    """An adversarial-training defense, complete but for the frame (model, data, schedule)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: str = Field(description="name of the file in defenses/ that brings the objective")
+    objective: SerializeAsAny[Objective]
+    attack: SerializeAsAny[InnerAttack] = InnerAttack()
+    mechanisms: tuple[SerializeAsAny[Mechanism], ...] = ()
+    original: dict[str, Any] = Field(
+        default_factory=dict,
+        description="what the authors' own settings change in the common frame, as key: value",
+    )
+    original_for: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="the same, for one architecture only"
+    )
+
+    @model_validator(mode="after")
+    def _mechanisms_fit_together(self) -> Self:
+        kinds = [m.kind for m in self.mechanisms]
+        for kind in kinds:
+            if kinds.count(kind) > 1:
+                raise InputError(f"'{kind}' is there twice; a mechanism joins a recipe once")
+        if {"swa", "ema"} <= set(kinds):
+            raise InputError(
+                "'swa' and 'ema' are two averages of the same weights and one run can report "
+                "only one of them; drop either"
+            )
+        ordered = tuple(sorted(self.mechanisms, key=lambda m: m.kind))
+        object.__setattr__(self, "mechanisms", ordered)  # order carries no meaning
+        return self
+
+    def __add__(self, mechanism: Mechanism) -> Recipe:
+        """The same recipe with one more mechanism; raises InputError where it makes no sense."""
+        return self.rebuilt(mechanisms=(*self.mechanisms, mechanism))
+
+    def rebuilt(self, **changes: Any) -> Recipe:
+        """A validated copy with some fields replaced."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return Recipe(**{**fields, **changes})
+
+    def mechanism(self, kind: str) -> Mechanism | None:
+        """The mechanism of that kind, if it rides along."""
+        return next((m for m in self.mechanisms if m.kind == kind), None)
+
+    def same_training(self, other: Recipe) -> bool:
+        """Whether both are the same objective, attack and mechanisms, whatever they are called."""
+        return self.described() == other.described()
+
+    def described(self) -> dict[str, Any]:
+        """All that decides the training, as JSON-like data."""
+        return {
+            "objective": {
+                "kind": type(self.objective).__name__,
+                **self.objective.model_dump(mode="json"),
+            },
+            "attack": {"kind": type(self.attack).__name__, **self.attack.model_dump(mode="json")},
+            "mechanisms": {m.kind: m.model_dump(mode="json") for m in self.mechanisms},
+        }
+
+    @property
+    def regularizers(self) -> tuple[Regularizer, ...]:
+        return tuple(m for m in self.mechanisms if isinstance(m, Regularizer))
+
+    def active_regularizers(self, epoch: int) -> tuple[Regularizer, ...]:
+        """Those that have started by `epoch` (from 0)."""
+        return tuple(r for r in self.regularizers if epoch >= r.start_epoch)
+
+    def loss(self, outputs: Outputs, epoch: int) -> Tensor:
+        """Objective plus the penalties active in `epoch`; a scalar in float32."""
+        loss = self.objective.loss(outputs)
+        for regularizer in self.active_regularizers(epoch):
+            loss = loss + regularizer.penalty(outputs)
+        return loss
+
+    def branches(self, epoch: int | None = None) -> tuple[Branch, ...]:
+        """Distinct train-mode forwards of one loss; with every regularizer when `epoch` is None."""
+        active = self.regularizers if epoch is None else self.active_regularizers(epoch)
+        names = dict.fromkeys(self.objective.branches)
+        for regularizer in active:
+            names.update(dict.fromkeys(regularizer.branches))
+        return tuple(names)
+
+    def forward_units(self, epoch: int | None = None) -> int:
+        """Declared cost of one step in forward units F an image.
+
+        A forward pass is 1 F, the gradient to the input 1 F, to the weights 1 F more; so a trained
+        branch costs 3 F, and a weight perturbation doubles the branches.
+        """
+        passes = 2 if self.mechanism("awp") is not None else 1
+        return self.attack.forward_units() + 3 * passes * len(self.branches(epoch))
+
+    def batchnorm_forwards(self, epoch: int | None = None) -> int:
+        """Declared forwards a step that update the model's BatchNorm statistics."""
+        return self.attack.batchnorm_forwards() + len(self.branches(epoch))

@@ -1,0 +1,103 @@
+"""From what a user types (`trades+awp+ema`) to one recipe with one name."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+
+from frbench.discovery import BrokenModule, discover
+from frbench.engine.mechanisms import MECHANISMS
+from frbench.engine.recipe import Recipe
+from frbench.errors import InputError
+from frbench.names import unknown
+
+
+@dataclass(frozen=True)
+class Defense:
+    """A recipe under its canonical name."""
+
+    name: str
+    recipe: Recipe
+    summary: str = ""
+    path: Path | None = None
+
+
+def defenses() -> tuple[dict[str, Defense], tuple[BrokenModule, ...]]:
+    """The named recipes of `defenses/`, and the files there that cannot be used."""
+    modules, broken = discover("defenses")
+    found: dict[str, Defense] = {}
+    unusable = list(broken)
+    for name, module in modules.items():
+        path = Path(str(module.__file__))
+        recipe = getattr(module, "recipe", None)
+        problem = _problem(name, recipe)
+        if problem:
+            unusable.append(BrokenModule(path, 1, problem))
+            continue
+        summary = (inspect.getdoc(module) or "").split("\n")[0]
+        found[name] = Defense(name, recipe, summary, path)
+    return found, tuple(unusable)
+
+
+def _problem(name: str, recipe: object) -> str | None:
+    if recipe is None:
+        return "defines no `recipe`; end the file with `recipe = Recipe(...)`"
+    if not isinstance(recipe, Recipe):
+        return f"`recipe` is a {type(recipe).__name__}, not a Recipe"
+    if not recipe.mechanisms and recipe.base != name:
+        return (
+            f"its recipe says base='{recipe.base}', which is a name already taken or another "
+            f"file's; write base='{name}'"
+        )
+    return None
+
+
+def parse_defense(text: str) -> Defense:
+    """The defense that `text` names: a file of `defenses/`, or a base and mechanisms with `+`.
+
+    The order of parts carries no meaning, and a composition equal to a named recipe is that recipe.
+
+    Raises:
+        InputError: an unknown part (with the nearest known name), a broken file (with its line), or
+            parts that do not fit together (with the reason).
+    """
+    known, broken = defenses()
+    parts = [part.strip() for part in text.split("+")]
+    if len(parts) == 1 and parts[0] in known:
+        return known[parts[0]]
+    for part in parts:
+        _check_part(part, known, broken)
+    bases = [p for p in parts if p not in MECHANISMS] or parts[:1]
+    if len(bases) > 1:
+        raise InputError(
+            f"'{bases[0]}' and '{bases[1]}' both bring a loss, and a recipe has one; compose one of "
+            f"them with mechanisms ({', '.join(MECHANISMS)})"
+        )
+    if bases[0] not in known:
+        raise InputError(f"'{text}' has mechanisms only; start with a recipe: {', '.join(known)}")
+    recipe = known[bases[0]].recipe
+    extra = list(parts)
+    extra.remove(bases[0])
+    for part in extra:
+        recipe = recipe + MECHANISMS[part]()
+    return _canonical(recipe, known)
+
+
+def _check_part(
+    part: str, known: dict[str, Defense], broken: tuple[BrokenModule, ...]
+) -> None:
+    if part in known or part in MECHANISMS:
+        return
+    for module in broken:
+        if module.path.stem == part:
+            raise InputError(f"defense '{part}' cannot be used: {module}")
+    raise unknown("defense", part, [*known, *MECHANISMS])
+
+
+def _canonical(recipe: Recipe, known: dict[str, Defense]) -> Defense:
+    for defense in known.values():
+        if defense.recipe.same_training(recipe):
+            return defense
+    name = "+".join([recipe.base, *(m.kind for m in recipe.mechanisms)])
+    return Defense(name, recipe, f"composed: {name}")
