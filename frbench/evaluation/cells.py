@@ -1,0 +1,175 @@
+"""A cell: what one attack did to one model on one range of images, image by image.
+
+A cell is one JSON file, rewritten atomically after every chunk, that opens to everything that made
+it. Its key names all that can change its value; where and when it was made is kept beside.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from frbench import storage
+from frbench.attacks.spec import AttackSpec
+from frbench.errors import InputError
+
+SCHEMA = 1
+ROBUST, BROKEN, UNSEEN = "1", "0", "."
+
+
+class ModelRecord(BaseModel):
+    """The model of a cell, as a reader of the table needs to know it. Only `digest` enters the key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    name: str = Field(description="row label, such as 'at_fr_swa' or 'natural'")
+    target: str = Field(description="what the user typed, or the run folder")
+    digest: str = Field(description="SHA-256 of the weights with architecture and normalization")
+    architecture: str
+    parameters: int
+    dataset: str
+    classes: int
+    source: Literal["run", "outside"]
+    defense: str | None = Field(default=None, description="canonical recipe name of a run")
+    preset: str | None = None
+    protocol: str | None = None
+    weights: str | None = Field(default=None, description="best, last, swa-best, swa-last, ...")
+    seed: int | None = None
+    epoch: int | None = Field(default=None, description="epochs trained when these were saved")
+    comparable: bool = Field(default=True, description="may stand beside published numbers")
+    extra_data: Literal["none", "synthetic", "extra", "unknown"] = "none"
+    note: str = Field(default="", description="what the preset shortens, what the adapter saw")
+    cost: dict[str, float] = Field(default_factory=dict, description="training cost of a run")
+
+
+class DataRange(BaseModel):
+    """Images `start` (inclusive) to `stop` (exclusive) of one split, in its official order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    split: Literal["train", "test"] = "test"
+    sha256: str
+    start: int = Field(default=0, ge=0)
+    stop: int = Field(ge=1)
+
+    @property
+    def n(self) -> int:
+        return self.stop - self.start
+
+
+class Cell(BaseModel):
+    """Verdicts of one attack on one model; see the module's text.
+
+    `verdicts` has one string a stage and one character an image: '1' still classified correctly
+    after this stage, '0' misclassified in it or before, '.' not seen by it yet.
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    schema_version: int = SCHEMA
+    model: ModelRecord
+    attack: AttackSpec
+    data: DataRange
+    seed: int = 0
+    batch: int = Field(ge=1, description="images a chunk; it decides the random numbers drawn")
+    precision: str = "fp32"
+    versions: dict[str, str] = Field(description="of the libraries that decide the value")
+    verdicts: dict[str, str]
+    seconds: dict[str, float] = Field(default_factory=dict, description="wall clock, a stage")
+    flags: list[str] = Field(default_factory=list, description="warnings of the attack libraries")
+    provenance: dict[str, Any] = Field(default_factory=dict, description="device, host, commit, …")
+    updated: str = ""
+
+    @property
+    def key(self) -> str:
+        """Digest of everything that can change the value."""
+        parts = self.model_dump(mode="json", include=_KEY_FIELDS)
+        return storage.canonical_digest({**parts, "digest": self.model.digest})
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return self.attack.stages
+
+    @property
+    def complete(self) -> bool:
+        """Every image has its final verdict."""
+        return self.pending == 0
+
+    @property
+    def pending(self) -> int:
+        """Images that could still change from correct to misclassified."""
+        return sum(v == UNSEEN for v in self.final_verdicts())
+
+    def final_verdicts(self) -> str:
+        """One character an image: '0' once broken by any stage, '1' after the last, else '.'."""
+        columns = zip(*(self.verdicts[s] for s in self.stages), strict=True)
+        return "".join(BROKEN if BROKEN in column else column[-1] for column in columns)
+
+    def correct(self) -> int:
+        """Images not known to be misclassified; an upper bound until the cell is complete."""
+        return self.data.n - self.final_verdicts().count(BROKEN)
+
+    def stages_done(self) -> tuple[str, ...]:
+        """Stages that have seen every image that was left to them."""
+        return tuple(s for s in self.stages if UNSEEN not in self.verdicts[s])
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct images in [0, 1]; an upper bound until the cell is complete."""
+        return self.correct() / self.data.n
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.seconds.values())
+
+
+_KEY_FIELDS = {"schema_version", "attack", "data", "seed", "batch", "precision", "versions"}
+
+
+class CellStore:
+    """The cells of one results folder, under `<root>/cells/`, one file a cell."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder = root / "cells"
+
+    def path(self, cell: Cell) -> Path:
+        """`cells/<model name>/<attack>-<key>.json`: found by eye as well as by key."""
+        safe = "".join(c if c.isalnum() or c in "-_+." else "-" for c in cell.model.name)
+        return self.folder / safe / f"{cell.attack.name}-{cell.key}.json"
+
+    def find(self, wanted: Cell) -> Cell | None:
+        """The stored cell with the key of `wanted`, whatever name its model had then."""
+        for path in self.folder.glob(f"*/{wanted.attack.name}-{wanted.key}.json"):
+            return read_cell(path)
+        return None
+
+    def save(self, cell: Cell) -> Path:
+        """Write the cell atomically and return where."""
+        cell.updated = datetime.now(UTC).isoformat(timespec="seconds")
+        path = self.path(cell)
+        storage.write_json(path, cell.model_dump(mode="json"))
+        return path
+
+    def all(self) -> list[Cell]:
+        """Every cell of the folder, in order of path; raises InputError at a corrupt one."""
+        return [read_cell(path) for path in sorted(self.folder.glob("*/*.json"))]
+
+
+def read_cell(path: Path) -> Cell:
+    """Open one cell file; raises InputError that names the file when it is damaged."""
+    try:
+        cell = Cell.model_validate_json(path.read_text())
+    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        what = str(error).split("\n")[0]
+        raise InputError(f"damaged cell {path}: {what}; move it away to compute it again") from None
+    if cell.schema_version != SCHEMA:
+        raise InputError(f"cell {path} has format {cell.schema_version}, this frbench reads {SCHEMA}")
+    if any(len(v) != cell.data.n for v in cell.verdicts.values()):
+        raise InputError(f"damaged cell {path}: verdicts do not match its range; move it away")
+    return cell
