@@ -1,0 +1,68 @@
+"""What a reader must know beside the numbers, in words."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from frbench.leaderboard import statistics
+from frbench.leaderboard.rows import Column, Row
+from frbench.leaderboard.selection import CLEAN, Single, full_name
+
+
+def warnings_of(single: Single, columns: Sequence[Column]) -> list[str]:
+    """What the attack libraries said, and attacks out of order."""
+    cells = {c.key: single.picked[c.key].cell for c in columns if c.key in single.picked}
+    correct = {c.attack.name: c.correct() for c in cells.values() if c.complete}
+    flags = [f"{cell.attack.name}: {flag}" for cell in cells.values() for flag in cell.flags]
+    return statistics.order_warnings(correct) + flags
+
+
+def notes_of(
+    rows: Sequence[Row], singles: Sequence[Single], columns: Sequence[Column]
+) -> list[str]:
+    """What a reader must know before comparing two rows."""
+    notes = [f"{c.label}: {c.settings}" for c in columns if c.attack.name != CLEAN]
+    notes += [
+        f"† {row.label}: not comparable with published numbers"
+        + (f": {row.model.note}" if row.model.note else "")
+        for row in rows
+        if not row.model.comparable
+    ]
+    for row in rows:
+        for c in columns:
+            score = row.scores.get(c.key)
+            if score is not None and score.at_most:
+                done = ", ".join(score.stages_done) or "no stage"
+                notes.append(f"{row.label}: {c.label} is an upper bound, complete so far: {done}")
+    if len({frozenset(row.scores) for row in rows}) > 1:
+        notes.append("Worst case is over each row's own attacks, which differ here")
+    notes += [
+        f"{full_name(s.record)}: the same weights as {', '.join(s.aliases)}"
+        for s in singles
+        if s.aliases
+    ]
+    return notes + _provenance_notes(singles, columns)
+
+
+def _provenance_notes(singles: Sequence[Single], columns: Sequence[Column]) -> list[str]:
+    """Batch sizes, seeds and library versions that differ within a column."""
+    notes = []
+    for column in columns:
+        cells = [s.picked[column.key].cell for s in singles if column.key in s.picked]
+        for what, values in (
+            ("images a batch", {cell.batch for cell in cells}),
+            ("attack seeds", {cell.seed for cell in cells}),
+        ):
+            if len(values) > 1 and column.attack.eps > 0:
+                notes.append(f"{column.label}: rows differ in {what}: {sorted(values)}")
+    versions: dict[str, set[str]] = defaultdict(set)
+    for single in singles:
+        for picked in single.picked.values():
+            for library, version in picked.cell.versions.items():
+                versions[library].add(version)
+    return notes + [
+        f"cells were computed with {library} {' and '.join(sorted(found))}"
+        for library, found in versions.items()
+        if len(found) > 1
+    ]

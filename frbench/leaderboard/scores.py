@@ -1,0 +1,103 @@
+"""From verdicts to scores: counts, intervals, bounds, means over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from frbench.attacks.spec import AA_STAGES
+from frbench.evaluation.cells import Cell, ModelRecord
+from frbench.leaderboard import statistics
+from frbench.leaderboard.rows import CellRef, Column, Score
+from frbench.leaderboard.selection import Picked
+
+
+def percent(share: float) -> float:
+    """A share in [0, 1] as the percentage that every format prints."""
+    return round(100 * share, 2)
+
+
+def score_of(picked: Picked) -> Score:
+    cell = picked.cell
+    return counted(
+        cell.correct(),
+        cell.pending,
+        cell.data.n,
+        stages=cell.stages,
+        stages_done=cell.stages_done(),
+        cells=(_reference(picked.source),),
+    )
+
+
+def counted(
+    correct: int,
+    pending: int,
+    n: int,
+    *,
+    stages: tuple[str, ...] = (),
+    stages_done: tuple[str, ...] = (),
+    cells: tuple[CellRef, ...] = (),
+) -> Score:
+    """A score from counts; while images are pending the interval holds whatever becomes of them."""
+    return Score(
+        accuracy=percent(correct / n),
+        at_most=pending > 0,
+        low=percent(statistics.wilson(correct - pending, n).low),
+        high=percent(statistics.wilson(correct, n).high),
+        n=n,
+        correct=correct,
+        stages=stages,
+        stages_done=stages_done,
+        cells=cells,
+    )
+
+
+def _reference(cell: Cell) -> CellRef:
+    return CellRef(
+        key=cell.key,
+        attack=cell.attack.name,
+        start=cell.data.start,
+        stop=cell.data.stop,
+        seed=cell.seed,
+        batch=cell.batch,
+        seconds=round(cell.total_seconds, 3),
+        updated=cell.updated,
+        versions=cell.versions,
+        provenance=cell.provenance,
+    )
+
+
+def mean_score(scores: Sequence[Score]) -> Score:
+    """Mean and standard deviation over seeds; one seed alone stays as it is."""
+    if len(scores) == 1:
+        return scores[0]
+    mean, sd = statistics.seed_summary([s.accuracy for s in scores])
+    return Score(
+        accuracy=round(mean, 2),
+        at_most=any(s.at_most for s in scores),
+        n=scores[0].n,
+        seeds=len(scores),
+        sd=round(sd, 2),
+        stages=scores[0].stages,
+        stages_done=tuple(
+            stage for stage in scores[0].stages if all(stage in s.stages_done for s in scores)
+        ),
+        cells=tuple(ref for s in scores for ref in s.cells),
+    )
+
+
+def mean_cost(records: Sequence[ModelRecord]) -> dict[str, float]:
+    """Means of what every seed recorded."""
+    shared = [key for key in records[0].cost if all(key in r.cost for r in records)]
+    return {key: sum(r.cost[key] for r in records) / len(records) for key in shared}
+
+
+def autoattack(scores: Mapping[str, Score], columns: Sequence[Column]) -> Score | None:
+    """The row's AutoAttack; a run of fewer stages is an upper bound of it."""
+    own = [c for c in columns if c.attack.name == "aa" and c.key in scores]
+    if not own:
+        return None
+    column = max(own, key=lambda c: len(c.attack.stages))
+    score = scores[column.key]
+    if column.attack.stages == AA_STAGES:
+        return score
+    return score.model_copy(update={"at_most": True})

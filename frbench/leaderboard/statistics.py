@@ -1,0 +1,186 @@
+"""What the numbers of a table can carry: intervals, paired tests, rank ranges, the worst case.
+
+A verdict vector is a string with one character an image: '1' classified correctly, '0' not,
+'.' not known yet (see `frbench.evaluation.cells`).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import sqrt
+from typing import NamedTuple
+
+from scipy import stats
+
+from frbench.errors import InputError
+from frbench.evaluation.cells import BROKEN, ROBUST, UNSEEN
+
+CONFIDENCE = 0.95
+ALPHA = 1 - CONFIDENCE
+_Z = float(stats.norm.ppf(1 - ALPHA / 2))
+
+# Each attack with those that cannot leave more images than it: they contain it or search harder.
+STRONGER: dict[str, tuple[str, ...]] = {
+    "clean": ("fgsm", "pgd20", "cw", "aa"),
+    "fgsm": ("pgd20", "aa"),
+    "pgd20": ("aa",),
+    "cw": ("aa",),
+}
+
+
+class Interval(NamedTuple):
+    """Both ends, as shares in [0, 1]; for a difference in [-1, 1]."""
+
+    low: float
+    high: float
+
+
+class RankRange(NamedTuple):
+    """The ranks (1 is best) that the data leave open."""
+
+    best: int
+    worst: int
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """Images by which of two models is right."""
+
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+
+    @property
+    def n(self) -> int:
+        return self.both + self.only_a + self.only_b + self.neither
+
+    @property
+    def difference(self) -> float:
+        """Accuracy of a minus accuracy of b."""
+        return (self.only_a - self.only_b) / self.n
+
+
+def wilson(correct: int, n: int) -> Interval:
+    """Wilson's 95 % score interval of a proportion (Wilson 1927)."""
+    found = stats.binomtest(correct, n).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(float(found.low), float(found.high))
+
+
+def pair_counts(a: str, b: str) -> PairCounts:
+    """Count the four outcomes of two complete verdict vectors over the same images.
+
+    Raises:
+        InputError: the vectors differ in length, are empty or hold an unknown verdict.
+    """
+    if len(a) != len(b) or not a:
+        raise InputError(f"cannot pair verdicts of {len(a)} and {len(b)} images")
+    if UNSEEN in a or UNSEEN in b:
+        raise InputError("cannot pair verdicts before every image has one; finish the evaluation")
+    pairs = list(zip(a, b, strict=True))
+    return PairCounts(
+        both=pairs.count((ROBUST, ROBUST)),
+        only_a=pairs.count((ROBUST, BROKEN)),
+        only_b=pairs.count((BROKEN, ROBUST)),
+        neither=pairs.count((BROKEN, BROKEN)),
+    )
+
+
+def mcnemar(counts: PairCounts) -> float:
+    """Two-sided p-value of McNemar's exact test: discordant images fall either way equally."""
+    discordant = counts.only_a + counts.only_b
+    return 1.0 if discordant == 0 else float(stats.binomtest(counts.only_a, discordant).pvalue)
+
+
+def paired_interval(counts: PairCounts) -> Interval:
+    """95 % interval of the difference of two accuracies on the same images.
+
+    Wald's interval after one image is added to each discordant count (Bonett and Price 2012).
+    """
+    n = counts.n + 2
+    a, b = (counts.only_a + 1) / n, (counts.only_b + 1) / n
+    half = _Z * sqrt((a + b - (a - b) ** 2) / n)
+    return Interval(max(-1.0, a - b - half), min(1.0, a - b + half))
+
+
+def two_proportions(correct_a: int, n_a: int, correct_b: int, n_b: int) -> float:
+    """Two-sided p-value of Fisher's exact test, for accuracies on different images."""
+    table = [[correct_a, n_a - correct_a], [correct_b, n_b - correct_b]]
+    return float(stats.fisher_exact(table).pvalue)
+
+
+def unpaired_interval(correct_a: int, n_a: int, correct_b: int, n_b: int) -> Interval:
+    """95 % interval of the difference on different images, from Wilson's (Newcombe 1998, 10)."""
+    a, b = correct_a / n_a, correct_b / n_b
+    low_a, high_a = wilson(correct_a, n_a)
+    low_b, high_b = wilson(correct_b, n_b)
+    return Interval(
+        a - b - sqrt((a - low_a) ** 2 + (high_b - b) ** 2),
+        a - b + sqrt((high_a - a) ** 2 + (b - low_b) ** 2),
+    )
+
+
+def seed_summary(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (n - 1) over seeds; needs two values."""
+    return statistics.fmean(values), statistics.stdev(values)
+
+
+def worst_case(verdicts: Sequence[str]) -> str:
+    """Verdicts under the union of attacks: an image is right only when every attack left it so."""
+    return "".join(_worst(column) for column in zip(*verdicts, strict=True))
+
+
+def _worst(column: Sequence[str]) -> str:
+    if BROKEN in column:
+        return BROKEN
+    return UNSEEN if UNSEEN in column else ROBUST
+
+
+def rank_ranges(rows: Sequence[Sequence[str]]) -> list[RankRange]:
+    """The ranks that each row may have, given verdicts on the same images.
+
+    Row a beats row b when every seed of a beats every seed of b by McNemar's test at 5 %, with no
+    correction for the number of pairs. Best rank is 1 + rows that beat it, worst is the number of
+    rows less those that it beats; rows that cannot be told apart share ranks.
+
+    Args:
+        rows: one entry a row: the complete verdict vectors of its seeds.
+    """
+    lost, won = [0] * len(rows), [0] * len(rows)
+    for i, j in combinations(range(len(rows)), 2):
+        sign = _winner(rows[i], rows[j])
+        if sign:
+            winner, loser = (i, j) if sign > 0 else (j, i)
+            won[winner] += 1
+            lost[loser] += 1
+    n = len(rows)
+    return [RankRange(1 + lost[i], n - won[i]) for i in range(n)]
+
+
+def _winner(a: Sequence[str], b: Sequence[str]) -> int:
+    """1 when every seed of a beats every seed of b, -1 the other way round, else 0."""
+    signs = set()
+    for one in a:
+        for other in b:
+            counts = pair_counts(one, other)
+            significant = mcnemar(counts) < ALPHA
+            signs.add((counts.only_a > counts.only_b) * 2 - 1 if significant else 0)
+    return signs.pop() if len(signs) == 1 else 0
+
+
+def order_warnings(correct: Mapping[str, int]) -> list[str]:
+    """Attacks that left more images than a weaker one did, in words.
+
+    Args:
+        correct: images left by each complete attack, all on the same range.
+    """
+    return [
+        f"{strong} leaves {correct[strong] - correct[weak]} more images than the weaker {weak}: "
+        "a sign of masked gradients or of an attack that failed"
+        for weak, stronger in STRONGER.items()
+        for strong in stronger
+        if weak in correct and strong in correct and correct[strong] > correct[weak]
+    ]
