@@ -1,0 +1,279 @@
+"""Learning curves and the ablation: Figure 3 of the paper, from what runs and cells recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from frbench.analysis import estimates, output
+from frbench.analysis.estimates import Estimate
+from frbench.errors import InputError
+from frbench.evaluation.cells import Cell
+
+METRICS = "metrics.jsonl"
+SPLITS = {"val": "validation", "test": "test"}
+ABLATION = ("pgd_at", "at_swa", "at_fr", "at_fr_swa")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What one run recorded: one row an epoch, accuracies in [0, 1].
+
+    Columns are those of the run's metrics file, such as `val_clean`, `val_pgd20`, `test_pgd20`, and
+    the same with `swa_` in front for the averaged weights.
+    """
+
+    name: str
+    metrics: pd.DataFrame
+
+    @property
+    def best(self) -> int:
+        """First epoch of the highest validation accuracy under PGD-20."""
+        return int(self.metrics["epoch"].iloc[int(self.metrics["val_pgd20"].argmax())])
+
+    @property
+    def last(self) -> int:
+        return int(self.metrics["epoch"].iloc[-1])
+
+    def at(self, epoch: int, column: str) -> float:
+        """The value of one column at one epoch."""
+        return float(self.metrics.loc[self.metrics["epoch"] == epoch, column].iloc[0])
+
+    def gap(self, epoch: int) -> float:
+        """Clean less robust validation accuracy, which the paper sets out to close."""
+        return self.at(epoch, "val_clean") - self.at(epoch, "val_pgd20")
+
+
+@dataclass(frozen=True)
+class CurveStudy:
+    """The curves of several runs."""
+
+    curves: tuple[Curve, ...]
+
+    def frame(self) -> pd.DataFrame:
+        """All metrics with the run's name; `mark` says which epoch is the best and the last."""
+        frames = []
+        for curve in self.curves:
+            epoch = curve.metrics["epoch"]
+            best, last = epoch == curve.best, epoch == curve.last
+            mark = np.select([best & last, best, last], ["best+last", "best", "last"], "")
+            frames.append(curve.metrics.assign(run=curve.name, mark=mark))
+        joined = pd.concat(frames, ignore_index=True)
+        return joined[["run", *(c for c in joined.columns if c != "run")]]
+
+    def splits(self) -> list[str]:
+        """Prefixes of the splits that some run has a robust accuracy on."""
+        return [s for s in SPLITS if any(f"{s}_pgd20" in c.metrics for c in self.curves)]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "analysis": "curves",
+            "runs": [
+                {
+                    "name": curve.name,
+                    "best": curve.best,
+                    "last": curve.last,
+                    "gap_best": curve.gap(curve.best),
+                    "gap_last": curve.gap(curve.last),
+                    "metrics": json.loads(curve.metrics.to_json(orient="records")),
+                }
+                for curve in self.curves
+            ],
+        }
+
+    def plot(self) -> Figure:
+        """A panel a split; robust solid, clean dashed, averaged weights thin with open markers."""
+        splits = self.splits()
+        with output.figure(1.2 + 4.6 * len(splits), 4.2) as fig:
+            panels = fig.subplots(1, len(splits), sharey=True, squeeze=False)[0]
+            for axes, split in zip(panels, splits, strict=True):
+                for index, curve in enumerate(self.curves):
+                    _draw_run(axes, curve, split, index)
+                axes.set_title(SPLITS[split], loc="left")
+                axes.set(xlabel="epoch", ylim=(0, 100))
+                axes.xaxis.get_major_locator().set_params(integer=True)
+            panels[0].set_ylabel("accuracy (%)")
+            handles, labels = panels[0].get_legend_handles_labels()
+            fig.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
+        return fig
+
+    def save(self, out: Path) -> None:
+        """Write JSON, CSV, SVG and PNG into the folder `out`."""
+        output.save_numbers(out, "curves", self.frame(), self.to_json())
+        output.save_figure(out, "curves", self.plot())
+
+
+def read_curve(run: Path) -> Curve:
+    """The metrics of a run folder; a repeated epoch (after a resume) counts once, the later line.
+
+    Raises:
+        InputError: no metrics, a damaged line, or a line without epoch and validation accuracies.
+    """
+    path = run / METRICS
+    if not path.is_file():
+        raise InputError(f"no {METRICS} in {run}: is it a run folder, and has an epoch finished?")
+    rows: dict[int, dict[str, Any]] = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            rows[int(row["epoch"])] = row
+            float(row["val_clean"]), float(row["val_pgd20"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"damaged metrics {path}:{number}: {error!r}") from None
+    if not rows:
+        raise InputError(f"{path} is empty: no epoch has finished yet")
+    return Curve(run.name, pd.DataFrame([rows[epoch] for epoch in sorted(rows)]))
+
+
+def curve_study(runs: Sequence[Path]) -> CurveStudy:
+    """Read the runs to be drawn together."""
+    if not runs:
+        raise InputError("no run given; name one or more run folders")
+    return CurveStudy(tuple(read_curve(run) for run in runs))
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Accuracies of the recipes without and with FR and SWA, by (row, attack)."""
+
+    rows: tuple[str, ...]
+    attacks: tuple[str, ...]
+    values: dict[tuple[str, str], Estimate]
+
+    def frame(self) -> pd.DataFrame:
+        """One row a recipe and attack, accuracies in [0, 1]."""
+        return pd.DataFrame(
+            {"model": row, "attack": attack, "accuracy": e.value, "low": e.low, "high": e.high}
+            for (row, attack), e in self.values.items()
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "analysis": "ablation",
+            "entries": [
+                {"model": row, "attack": attack, "accuracy": estimate.to_json()}
+                for (row, attack), estimate in self.values.items()
+            ],
+        }
+
+    def plot(self) -> Figure:
+        """Groups of bars, a group a recipe and a hatch an attack, with 95 % intervals."""
+        width = 0.8 / len(self.attacks)
+        with output.figure(1.8 + 1.2 * len(self.rows), 3.6) as fig:
+            axes = fig.subplots()
+            for a, attack in enumerate(self.attacks):
+                present = [i for i, row in enumerate(self.rows) if (row, attack) in self.values]
+                found = [self.values[self.rows[i], attack] for i in present]
+                bars = axes.bar(
+                    [i + (a - (len(self.attacks) - 1) / 2) * width for i in present],
+                    [100 * e.value for e in found],
+                    width * 0.92,
+                    yerr=[
+                        [100 * (e.value - e.low) for e in found],
+                        [100 * (e.high - e.value) for e in found],
+                    ],
+                    capsize=2.5,
+                    error_kw={"elinewidth": 0.8},
+                    color=output.FILLS[a % len(output.FILLS)],
+                    hatch=output.HATCHES[a % len(output.HATCHES)],
+                    edgecolor="black",
+                    linewidth=0.6,
+                    label=attack,
+                )
+                axes.bar_label(bars, [f"{100 * e.value:.1f}" for e in found], padding=2, fontsize=8)
+            axes.set_xticks(range(len(self.rows)), self.rows)
+            axes.set(ylabel="accuracy (%)", ylim=(0, 105))
+            axes.grid(axis="x", visible=False)
+            axes.set_title("Effect of FR and SWA", loc="left")
+            fig.legend(loc="outside lower center", ncols=len(self.attacks), fontsize=8)
+        return fig
+
+    def save(self, out: Path) -> None:
+        """Write JSON, CSV, SVG and PNG into the folder `out`."""
+        output.save_numbers(out, "ablation", self.frame(), self.to_json())
+        output.save_figure(out, "ablation", self.plot())
+
+
+def ablation(
+    cells: Iterable[Cell],
+    *,
+    rows: Sequence[str] = ABLATION,
+    attacks: Sequence[str] = ("clean", "pgd20"),
+) -> Ablation:
+    """Compare recipes by complete cells of one data range and preset, in the order of `rows`.
+
+    Args:
+        rows: names of models or of recipes.
+
+    Raises:
+        InputError: no such cell, or several for one bar (seeds, presets, ranges): choose first.
+    """
+    values: dict[tuple[str, str], Estimate] = {}
+    for cell in cells:
+        row = next((r for r in (cell.model.name, cell.model.defense) if r in rows), None)
+        if row is None or cell.attack.name not in attacks or not cell.complete:
+            continue
+        place = (row, cell.attack.name)
+        if place in values:
+            raise InputError(f"several cells for {row} under {cell.attack.name}; choose one suite")
+        values[place] = estimates.accuracy(cell.final_verdicts())
+    present = tuple(row for row in rows if any(row == found for found, _ in values))
+    if not present:
+        raise InputError(f"no complete cell of {', '.join(rows)}; evaluate them first")
+    shown = tuple(a for a in attacks if any(a == found for _, found in values))
+    ordered = {(r, a): values[r, a] for r in present for a in shown if (r, a) in values}
+    return Ablation(present, shown, ordered)
+
+
+def _draw_run(axes: Any, curve: Curve, split: str, index: int) -> None:
+    color = output.GREYS[index % len(output.GREYS)]
+    marker = output.MARKERS[index % len(output.MARKERS)]
+    metrics = curve.metrics
+    for prefix, weights in (("", ""), ("swa_", ", averaged weights")):
+        for attack, dash, kind in (("pgd20", "-", "robust"), ("clean", "--", "clean")):
+            column = f"{prefix}{split}_{attack}"
+            if column not in metrics:
+                continue
+            label = f"{curve.name}, {kind}{weights}"
+            if not prefix:
+                label += f" (best {curve.best}, last {curve.last})" * (attack == "pgd20")
+            axes.plot(
+                metrics["epoch"],
+                100 * metrics[column],
+                color=color,
+                linestyle=dash,
+                label=label,
+                linewidth=0.9 if prefix else 1.6,
+                marker=marker if prefix else None,
+                markerfacecolor="white",
+                markevery=max(1, len(metrics) // 12),
+                markersize=3.5,
+            )
+            if not prefix:
+                _mark(axes, curve, column, color, marker)
+
+
+def _mark(axes: Any, curve: Curve, column: str, color: str, marker: str) -> None:
+    """A filled marker with its value at the best epoch, an open one at the last."""
+    for epoch, fill in ((curve.best, color), (curve.last, "white")):
+        value = 100 * curve.at(epoch, column)
+        axes.plot(
+            epoch, value, marker=marker, color=color, markerfacecolor=fill, markersize=7, zorder=3
+        )
+        axes.annotate(
+            f"{value:.1f}",
+            (epoch, value),
+            textcoords="offset points",
+            xytext=(0, 7),
+            ha="center",
+            fontsize=7,
+        )
