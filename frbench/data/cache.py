@@ -1,0 +1,101 @@
+"""The verified copy of a dataset: one safetensors file that opens in under a second."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from frbench import storage
+from frbench.data.types import Dataset, Split, make_split
+from frbench.errors import FrbenchError
+
+FORMAT = "1"
+
+
+class DamagedError(Exception):
+    """A cached file is not what was once written; the message says why in a few words."""
+
+
+def cache_root() -> Path:
+    """Where frbench keeps what it can fetch again: FRBENCH_CACHE, or ~/.cache/frbench."""
+    return Path(os.environ.get("FRBENCH_CACHE") or "~/.cache/frbench").expanduser()
+
+
+def cache_path(name: str) -> Path:
+    """The file of one dataset."""
+    return cache_root() / "datasets" / f"{name}.safetensors"
+
+
+def write(dataset: Dataset) -> Path:
+    """Store a verified dataset atomically; its digests go into the file's metadata."""
+    path = cache_path(dataset.name)
+    tensors = {
+        "train_images": dataset.train.images,
+        "train_labels": dataset.train.labels,
+        "test_images": dataset.test.images,
+        "test_labels": dataset.test.labels,
+    }
+    metadata = {
+        "format": FORMAT,
+        "name": dataset.name,
+        "source": dataset.source,
+        "classes": json.dumps(dataset.classes),
+        "train_sha256": dataset.train.sha256,
+        "test_sha256": dataset.test.sha256,
+    }
+    storage.write_bytes(path, save(tensors, metadata))
+    return path
+
+
+def read(name: str) -> Dataset | None:
+    """Open a dataset, or None where there is none; every byte is checked against its digest.
+
+    Raises DamagedError for a file that is not what `write` wrote, FrbenchError for one that may not be
+    read.
+    """
+    path = cache_path(name)
+    try:
+        if not path.exists():
+            return None
+        path.open("rb").close()
+        return _read(path, name)
+    except OSError as error:
+        raise FrbenchError(f"cannot read {path}: {error.strerror or error}") from error
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DamagedError(f"{type(error).__name__}: {error}".split("\n")[0]) from error
+
+
+def _read(path: Path, name: str) -> Dataset:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if (metadata["format"], metadata["name"]) != (FORMAT, name):
+            raise DamagedError(f"it holds {metadata['name']} in format {metadata['format']}")
+        splits = {
+            split: _checked(split, file.get_tensor(f"{split}_images"),
+                            file.get_tensor(f"{split}_labels"), metadata[f"{split}_sha256"])
+            for split in ("train", "test")
+        }  # fmt: skip
+    classes = tuple(json.loads(metadata["classes"]))
+    return Dataset(name, splits["train"], splits["test"], classes, metadata["source"])
+
+
+def _checked(split: str, images: torch.Tensor, labels: torch.Tensor, sha256: str) -> Split:
+    content = make_split(images, labels)
+    if content.sha256 != sha256:
+        raise DamagedError(f"the {split} split has a wrong SHA-256")
+    return content
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file to `*.rejected`, where nothing reads it, and return that name."""
+    aside = path.with_name(path.name + ".rejected")
+    try:
+        os.replace(path, aside)
+    except OSError as error:
+        raise FrbenchError(f"cannot move {path} aside: {error.strerror}") from error
+    return aside

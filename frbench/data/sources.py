@@ -1,0 +1,108 @@
+"""Where a dataset can come from, and what every source must hand over."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from torchvision.datasets.utils import check_integrity
+
+Pixels = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.integer]
+
+CONNECT_SECONDS = 10
+"""A server that stays silent for this long is taken as not reachable."""
+
+
+class UnavailableError(Exception):
+    """This source cannot give the data; the message says why in a few words."""
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A dataset as read: images uint8 (n, c, h, w), labels (n,) of any integer type."""
+
+    train_images: Pixels
+    train_labels: Labels
+    test_images: Pixels
+    test_labels: Labels
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place to get a dataset from.
+
+    `read` gets a folder: the user's own for a source with `from_user`, else an empty one for its
+    downloads, which is deleted afterwards. It raises UnavailableError, or an OSError.
+    """
+
+    name: str
+    read: Callable[[Path], Arrays]
+    from_user: bool = False
+
+
+def console() -> Console:
+    """For progress and notes: stderr, so that stdout stays with the command's result."""
+    return Console(stderr=True)
+
+
+def say(message: str) -> None:
+    """One plain line on stderr."""
+    console().print(message, soft_wrap=True, markup=False, highlight=False)
+
+
+def array_sha256(array: npt.NDArray[np.generic]) -> str:
+    """SHA-256 of an array's bytes in C order."""
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def reason(error: OSError) -> str:
+    """An operating-system or network error in a few words, without its address."""
+    inner = error.reason if isinstance(error, URLError) else error
+    if isinstance(inner, TimeoutError):
+        return f"no answer within {CONNECT_SECONDS} s"
+    if isinstance(inner, socket.gaierror):
+        return "its host cannot be found; is there a network?"
+    if isinstance(inner, OSError) and inner.errno:
+        where = f" ({inner.filename})" if inner.filename else ""
+        hint = "; free some" if inner.errno == errno.ENOSPC else ""
+        return os.strerror(inner.errno) + where + hint
+    return str(inner).split("\n")[0]
+
+
+@contextmanager
+def torchvision_download() -> Iterator[None]:
+    """Run one of torchvision's downloads; a silent network ends it soon, with a short reason."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(CONNECT_SECONDS)
+    try:
+        yield
+    except OSError as error:
+        raise UnavailableError(reason(error)) from error
+    except (RuntimeError, EOFError, HTTPException) as error:
+        what = str(error).split("\n")[0] or type(error).__name__
+        raise UnavailableError(f"the download is damaged and was deleted ({what})") from error
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def require_official(folder: Path, files: Iterable[tuple[str, str]]) -> None:
+    """Check the user's files against the MD5 sums that torchvision ships; names the wrong one."""
+    for name, md5 in files:
+        path = folder / name
+        if not path.is_file():
+            raise UnavailableError(f"{folder} has no {name}")
+        if not check_integrity(path, md5):
+            raise UnavailableError(f"{path} is not the official file (wrong MD5); it was not used")
