@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -17,6 +18,7 @@ from frbench.models.quick import QuickNet, tiny
 from frbench.names import lookup, unknown
 
 TIMM = "timm:"
+_WIDE_RESNET = re.compile(r"wrn-(\d+)-(\d+)")
 Builder = Callable[[int, int], nn.Module]
 
 
@@ -30,7 +32,7 @@ class Architecture:
 
 
 def architectures() -> dict[str, Architecture]:
-    """Every architecture by name; any `timm:NAME` comes on top."""
+    """Every architecture by name; any `wrn-DEPTH-WIDTH` and `timm:NAME` come on top."""
     return {a.name: a for a in _ARCHITECTURES}
 
 
@@ -44,7 +46,7 @@ def build_model(
     """A freshly initialized model in training mode.
 
     Args:
-        architecture: a name of `architectures()`, or `timm:NAME`.
+        architecture: a name of `architectures()`, `wrn-DEPTH-WIDTH` or `timm:NAME`.
         classes: length of the logits.
         normalization: put before the network; None leaves [0, 1] images as they are.
         channels: of the images.
@@ -56,8 +58,11 @@ def build_model(
         raise InputError(
             f"normalization of {len(normalization.mean)} channels for images of {channels}"
         )
+    wide = _WIDE_RESNET.fullmatch(architecture)
     if architecture.startswith(TIMM):
         net = _timm(architecture.removeprefix(TIMM), classes, channels)
+    elif wide:
+        net = _wide_resnet(classes, channels, depth=int(wide[1]), width=int(wide[2]))
     else:
         net = lookup("architecture", architecture, architectures()).builder(classes, channels)
     return Normalized(net, normalization)
@@ -69,20 +74,23 @@ def _resnet18(classes: int, channels: int) -> nn.Module:
     return cast(nn.Module, zoo.ResNet(zoo.BasicBlock, [2, 2, 2, 2], num_classes=classes))
 
 
-def _preactresnet18(classes: int, channels: int) -> nn.Module:
+def _preactresnet18(classes: int, channels: int, *, final_bn: bool = True) -> nn.Module:
     _three_channels("preactresnet18", channels)
     zoo = robustbench_module("model_zoo.architectures.resnet")
     # Block V2 and the final BN make it the network of Rice et al.; the default lacks both.
     blocks = [2, 2, 2, 2]
-    net = zoo.PreActResNet(zoo.PreActBlockV2, blocks, num_classes=classes, bn_before_fc=True)
+    net = zoo.PreActResNet(zoo.PreActBlockV2, blocks, num_classes=classes, bn_before_fc=final_bn)
     return cast(nn.Module, net)
 
 
-def _wide_resnet(classes: int, channels: int, *, depth: int) -> nn.Module:
-    _three_channels(f"wrn-{depth}-10", channels)
+def _wide_resnet(classes: int, channels: int, *, depth: int, width: int = 10) -> nn.Module:
+    name = f"wrn-{depth}-{width}"
+    _three_channels(name, channels)
+    if depth < 10 or depth % 6 != 4 or width < 1:
+        raise InputError(f"{name}: the depth of a wide ResNet is 6n + 4, such as 28 or 34")
     zoo = robustbench_module("model_zoo.architectures.wide_resnet")
     # Its initialization is Kaiming's, fan out: N(0, 2 / (k^2 * outputs)) for convolutions.
-    net = zoo.WideResNet(depth=depth, widen_factor=10, num_classes=classes, sub_block1=False)
+    net = zoo.WideResNet(depth=depth, widen_factor=width, num_classes=classes, sub_block1=False)
     return cast(nn.Module, net)
 
 
@@ -110,6 +118,11 @@ _ARCHITECTURES = (
         "preactresnet18",
         "PreActResNet-18 of Rice et al., 11.2 M parameters (robustbench)",
         _preactresnet18,
+    ),
+    Architecture(
+        "preactresnet18-no-bn",
+        "PreActResNet-18 without a final BN, as in MAIR, 11.2 M parameters (robustbench)",
+        functools.partial(_preactresnet18, final_bn=False),
     ),
     Architecture(
         "wrn-34-10",

@@ -88,6 +88,15 @@ def save_weights(
     return meta
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file is safetensors with frbench's metadata; False for anything else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {"architecture", "digest"} <= (file.metadata() or {}).keys()
+    except (SafetensorError, OSError):
+        return False
+
+
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], WeightsMeta]:
     """The network's tensors (on the CPU) and their metadata, verified against the digest.
 

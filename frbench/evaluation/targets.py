@@ -1,0 +1,106 @@
+"""Targets that we did not train: found by scheme among the adapters, checked, confirmed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import cast
+
+import torch
+
+from frbench.data import Dataset, load_dataset
+from frbench.discovery import discover
+from frbench.errors import FrbenchError, InputError
+from frbench.evaluation.cells import ModelRecord
+from frbench.evaluation.target import Target
+from frbench.models.outside import Adapter, OutsideModel, check_model, confirm, renormalized
+from frbench.names import lookup
+
+# Enough to tell a wrong normalization, which costs tens of points; a CPU takes seconds for these.
+_IMAGES = {"cpu": 128, "cuda": 512}
+
+
+def adapters() -> dict[str, Adapter]:
+    """The modules of `baselines/` that load models, by the scheme they answer to."""
+    modules, _ = discover("baselines")
+    found = [cast(Adapter, m) for m in modules.values() if hasattr(m, "SCHEME")]
+    return {adapter.SCHEME: adapter for adapter in found}
+
+
+def is_outside(text: str) -> bool:
+    """Whether a target's text names an adapter: `natural`, or `SCHEME:` and whatever follows."""
+    return text.partition(":")[0] in adapters()
+
+
+def load_outside(
+    text: str,
+    architecture: str | None = None,
+    *,
+    normalization: str | None = None,
+    device: str | torch.device = "cpu",
+) -> Target:
+    """The model that a target such as `natural` or `file:model.pt` names, ready to be attacked.
+
+    Args:
+        text: `SCHEME` or `SCHEME:REFERENCE`.
+        architecture: as given by the user, for adapters that can use it.
+        normalization: name of a preset, as given by the user, for adapters that can use it.
+
+    Returns:
+        The target; its record's note says what was detected and how accurate it is.
+
+    Raises:
+        InputError: unknown scheme, weights that do not fit, logits that make no sense.
+    """
+    scheme, _, reference = text.partition(":")
+    adapter = lookup("kind of target", scheme, adapters())
+    model = adapter.load(reference, architecture=architecture, normalization=normalization)
+    model.module.to(device)
+    model = _trusted(model, torch.device(device))
+    model.module.to(device).eval().requires_grad_(False)
+    return Target(model.module, _record(model))
+
+
+def _trusted(model: OutsideModel, device: torch.device) -> OutsideModel:
+    """The model after one look at a few training images, its note telling what they showed."""
+    try:
+        dataset = load_dataset(model.dataset)
+    except FrbenchError as error:
+        return _noted(model, f"not confirmed on images ({error})")
+    images, labels = _sample(dataset, device)
+    try:
+        check_model(model.module, images[:8], len(dataset.classes))
+    except InputError as error:
+        raise InputError(f"{model.target}: {error}") from None
+    if model.certainty == "verified":
+        return model
+    confirmation = confirm(model, images, labels)
+    if confirmation.normalization != model.normalization:
+        model = renormalized(model, confirmation.normalization)
+        model = _noted(model, f"normalization {model.normalization or 'none'} fits best")
+    return _noted(model, str(confirmation))
+
+
+def _sample(dataset: Dataset, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    n = _IMAGES.get(device.type, _IMAGES["cpu"])
+    images = dataset.train.images[:n].to(device).float() / 255
+    return images, dataset.train.labels[:n].to(device)
+
+
+def _noted(model: OutsideModel, remark: str) -> OutsideModel:
+    return dataclasses.replace(model, note="; ".join(filter(None, (model.note, remark))))
+
+
+def _record(model: OutsideModel) -> ModelRecord:
+    return ModelRecord(
+        name=model.name,
+        target=model.target,
+        digest=model.digest,
+        architecture=model.architecture,
+        parameters=sum(p.numel() for p in model.module.parameters()),
+        dataset=model.dataset,
+        classes=model.classes,
+        source="outside",
+        comparable=True,
+        extra_data=model.extra_data,
+        note=model.note,
+    )

@@ -1,0 +1,187 @@
+"""Models that we did not train: what an adapter returns, and the checks before it is trusted.
+
+An adapter is a module of `baselines/` with a `SCHEME`, such as `file`, and a `load` that turns the
+rest of a target, such as a path, into an `OutsideModel`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from scipy.stats import binomtest
+from torch import nn
+
+from frbench.errors import InputError
+from frbench.models.normalization import NORMALIZATIONS, Normalization, Normalized
+from frbench.models.weights import weights_digest
+
+Certainty = Literal["verified", "declared", "guessed"]
+ExtraData = Literal["none", "synthetic", "extra", "unknown"]
+# Below this p-value two normalizations are told apart; a wrong one costs tens of points.
+_CLEARLY = 0.01
+
+
+@dataclass(frozen=True)
+class OutsideModel:
+    """A model in eval mode that maps [0, 1] images to logits, and what its adapter found out.
+
+    Attributes:
+        name: row label.
+        target: the canonical way to ask for it.
+        digest: of weights, architecture and normalization; it identifies the model in cells.
+        certainty: of the normalization. `verified`: a digest vouches for the whole model;
+            `declared`: the user, the file or the zoo says so; `guessed`: nobody does.
+        note: what was detected, for people.
+    """
+
+    module: nn.Module
+    name: str
+    target: str
+    architecture: str
+    normalization: Normalization | None
+    dataset: str
+    classes: int
+    digest: str
+    certainty: Certainty
+    extra_data: ExtraData = "unknown"
+    note: str = ""
+
+
+class Adapter(Protocol):
+    """What a module of `baselines/` offers to be an adapter."""
+
+    SCHEME: str
+
+    def load(
+        self, reference: str, *, architecture: str | None, normalization: str | None
+    ) -> OutsideModel:
+        """The model that `reference`, the target without its scheme, names.
+
+        Args:
+            reference: such as a path or a model id; empty for a scheme that is one model.
+            architecture: given by the user; None lets the adapter find out.
+            normalization: name in `NORMALIZATIONS` given by the user; None as above.
+        """
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """Clean accuracy on a few labelled images, and the normalization that explains it best."""
+
+    normalization: Normalization | None
+    accuracy: float
+    n: int
+    warning: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.accuracy:.1%} clean on {self.n} training images"
+        return f"{text}; warning: {self.warning}" if self.warning else text
+
+
+def refuse_options(scheme: str, **options: str | None) -> None:
+    """Raise InputError for an option that means nothing to an adapter."""
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"'{scheme}' brings its own {name}: leave out '{value}'")
+
+
+def check_model(module: nn.Module, images: torch.Tensor, classes: int) -> None:
+    """One forward pass of a few images, before hours are spent on attacks.
+
+    Args:
+        images: float in [0, 1], shape (n, channels, height, width).
+        classes: of the dataset.
+
+    Raises:
+        InputError: the model does not take such images, has another number of classes, or gives
+            logits that are not finite.
+    """
+    if images.min() < 0 or images.max() > 1:
+        raise InputError(f"images must lie in [0, 1], not [{images.min():.3g}, {images.max():.3g}]")
+    shape = "x".join(str(side) for side in images.shape[1:])
+    try:
+        with torch.no_grad():
+            logits = module(images)
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        why = str(error).strip().split("\n")[0]
+        raise InputError(f"the model does not take images of {shape}: {why}") from None
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != len(images):
+        what = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise InputError(f"the model gives {what} for {len(images)} images, not one row of logits")
+    if logits.shape[1] != classes:
+        raise InputError(f"the model has {logits.shape[1]} classes, the dataset has {classes}")
+    if not torch.isfinite(logits).all():
+        bad = int((~torch.isfinite(logits)).any(1).sum())
+        raise InputError(f"the logits of {bad} of {len(images)} images are NaN or infinite")
+
+
+def confirm(model: OutsideModel, images: torch.Tensor, labels: torch.Tensor) -> Confirmation:
+    """Measure clean accuracy, with the other known normalizations too where one may be wrong.
+
+    A guessed normalization gives way to one that is clearly better (exact sign test on the images
+    where the two differ, p < 0.01). A declared one stays, with a warning.
+
+    Args:
+        images: float in [0, 1], shape (n, channels, height, width), from the training set: the test
+            set decides nothing here.
+        labels: int64, shape (n,).
+    """
+    known = {str(model.normalization): _correct(model.module, images, labels)}
+    choices: dict[str, Normalization | None] = {str(model.normalization): model.normalization}
+    if isinstance(model.module, Normalized):
+        for other in NORMALIZATIONS.values():
+            if str(other) not in known and _fits(other, images):
+                choices[str(other)] = other
+                module = Normalized(model.module.net, other).to(images.device).eval()
+                known[str(other)] = _correct(module, images, labels)
+    own = known[str(model.normalization)]
+    best = max(known, key=lambda name: int(known[name].sum()))
+    if not _clearly_better(known[best], own):
+        best = str(model.normalization)
+    if model.certainty == "declared" and best != str(model.normalization):
+        return Confirmation(
+            model.normalization, _share(own), len(labels), _wrong_normalization(best, known)
+        )
+    accuracy = _share(known[best])
+    warning = ""
+    if accuracy < 2 / model.classes:
+        warning = "this is near chance: wrong architecture, normalization, dataset or class order?"
+    return Confirmation(choices[best], accuracy, len(labels), warning)
+
+
+def renormalized(model: OutsideModel, normalization: Normalization | None) -> OutsideModel:
+    """The same network behind another normalization, with the digest that goes with it."""
+    if not isinstance(model.module, Normalized):
+        raise InputError(f"{model.name} has its normalization in its own code")
+    module = Normalized(model.module.net, normalization).eval()
+    digest = weights_digest(module.state_dict(), model.architecture, normalization)
+    return dataclasses.replace(model, module=module, normalization=normalization, digest=digest)
+
+
+def _wrong_normalization(best: str, known: Mapping[str, torch.Tensor]) -> str:
+    other = "none" if best == "None" else best
+    return f"normalization {other} would give {_share(known[best]):.1%}; was the right one given?"
+
+
+def _fits(normalization: Normalization | None, images: torch.Tensor) -> bool:
+    return normalization is None or len(normalization.mean) == images.shape[1]
+
+
+def _correct(module: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Which images are classified correctly: bool, shape (n,)."""
+    with torch.no_grad():
+        chunks = zip(torch.split(images, 64), torch.split(labels, 64), strict=True)
+        return torch.cat([module(x).argmax(1) == y for x, y in chunks])
+
+
+def _clearly_better(other: torch.Tensor, own: torch.Tensor) -> bool:
+    wins, losses = int((other & ~own).sum()), int((own & ~other).sum())
+    return wins > losses and float(binomtest(wins, wins + losses).pvalue) < _CLEARLY
+
+
+def _share(correct: torch.Tensor) -> float:
+    return float(correct.float().mean())
