@@ -6,12 +6,11 @@ import json
 import os
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from frbench import storage
-from frbench.data.types import Dataset, Split, make_split
+from frbench.data.types import Dataset, make_split
 from frbench.errors import FrbenchError
 
 FORMAT = "1"
@@ -55,18 +54,18 @@ def write(dataset: Dataset) -> Path:
 def read(name: str) -> Dataset | None:
     """Open a dataset, or None where there is none; every byte is checked against its digest.
 
-    Raises DamagedError for a file that is not what `write` wrote, FrbenchError for one that may not be
-    read.
+    Raises DamagedError for a file that is not what `write` wrote, FrbenchError for one that cannot
+    be opened.
     """
     path = cache_path(name)
     try:
         if not path.exists():
             return None
-        path.open("rb").close()
+        path.open("rb").close()  # says in the system's words why it cannot be opened
         return _read(path, name)
     except OSError as error:
         raise FrbenchError(f"cannot read {path}: {error.strerror or error}") from error
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DamagedError(f"{type(error).__name__}: {error}".split("\n")[0]) from error
 
 
@@ -75,20 +74,14 @@ def _read(path: Path, name: str) -> Dataset:
         metadata = file.metadata() or {}
         if (metadata["format"], metadata["name"]) != (FORMAT, name):
             raise DamagedError(f"it holds {metadata['name']} in format {metadata['format']}")
-        splits = {
-            split: _checked(split, file.get_tensor(f"{split}_images"),
-                            file.get_tensor(f"{split}_labels"), metadata[f"{split}_sha256"])
-            for split in ("train", "test")
-        }  # fmt: skip
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    train = make_split(tensors["train_images"], tensors["train_labels"])
+    test = make_split(tensors["test_images"], tensors["test_labels"])
+    for split, content in (("train", train), ("test", test)):
+        if content.sha256 != metadata[f"{split}_sha256"]:
+            raise DamagedError(f"the {split} split has a wrong SHA-256")
     classes = tuple(json.loads(metadata["classes"]))
-    return Dataset(name, splits["train"], splits["test"], classes, metadata["source"])
-
-
-def _checked(split: str, images: torch.Tensor, labels: torch.Tensor, sha256: str) -> Split:
-    content = make_split(images, labels)
-    if content.sha256 != sha256:
-        raise DamagedError(f"the {split} split has a wrong SHA-256")
-    return content
+    return Dataset(name, train, test, classes, metadata["source"])
 
 
 def set_aside(path: Path) -> Path:

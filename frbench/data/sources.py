@@ -6,7 +6,8 @@ import errno
 import hashlib
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
+import ssl
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -16,7 +17,7 @@ from urllib.error import URLError
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
-from torchvision.datasets.utils import check_integrity
+from rich.progress import Progress, ProgressColumn
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.integer]
@@ -53,14 +54,15 @@ class Source:
     from_user: bool = False
 
 
-def console() -> Console:
-    """For progress and notes: stderr, so that stdout stays with the command's result."""
-    return Console(stderr=True)
-
-
 def say(message: str) -> None:
     """One plain line on stderr."""
-    console().print(message, soft_wrap=True, markup=False, highlight=False)
+    Console(stderr=True).print(message, soft_wrap=True, markup=False, highlight=False)
+
+
+def progress(*columns: ProgressColumn) -> Progress:
+    """A bar on stderr that disappears when done; without a terminal there is none."""
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def array_sha256(array: npt.NDArray[np.generic]) -> str:
@@ -75,6 +77,8 @@ def reason(error: OSError) -> str:
         return f"no answer within {CONNECT_SECONDS} s"
     if isinstance(inner, socket.gaierror):
         return "its host cannot be found; is there a network?"
+    if isinstance(inner, ssl.SSLError):
+        return "its certificate was not accepted"
     if isinstance(inner, OSError) and inner.errno:
         where = f" ({inner.filename})" if inner.filename else ""
         hint = "; free some" if inner.errno == errno.ENOSPC else ""
@@ -96,13 +100,3 @@ def torchvision_download() -> Iterator[None]:
         raise UnavailableError(f"the download is damaged and was deleted ({what})") from error
     finally:
         socket.setdefaulttimeout(before)
-
-
-def require_official(folder: Path, files: Iterable[tuple[str, str]]) -> None:
-    """Check the user's files against the MD5 sums that torchvision ships; names the wrong one."""
-    for name, md5 in files:
-        path = folder / name
-        if not path.is_file():
-            raise UnavailableError(f"{folder} has no {name}")
-        if not check_integrity(path, md5):
-            raise UnavailableError(f"{path} is not the official file (wrong MD5); it was not used")

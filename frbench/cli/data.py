@@ -1,0 +1,42 @@
+"""`frbench data`: fetch a dataset into the cache, or check the copy that is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from frbench.data import Dataset, cache_path, fetch_dataset, verify_dataset
+
+DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="cifar10, cifar100, …")]
+Folder = Annotated[
+    Path | None,
+    typer.Option(help="a folder that holds the files; FRBENCH_DATA names one too"),
+]
+
+
+def fetch(dataset: DatasetName, folder: Folder = None) -> None:
+    """Get a dataset, verify it and keep it in the cache; a good copy there is kept as it is."""
+    _show(fetch_dataset(dataset, folder=folder))
+
+
+def verify(dataset: DatasetName) -> None:
+    """Check every byte of the cached copy against its SHA-256; needs no network."""
+    _show(verify_dataset(dataset))
+
+
+def _show(dataset: Dataset) -> None:
+    path = cache_path(dataset.name)
+    table = Table(box=None, show_header=False)
+    table.add_row("dataset", f"{dataset.name}, {len(dataset.classes)} classes")
+    for name, split in (("train", dataset.train), ("test", dataset.test)):
+        size = "x".join(str(side) for side in split.images.shape[1:])
+        table.add_row(name, f"{len(split):,} images {size}")
+        table.add_row("", f"SHA-256 {split.sha256}")
+    table.add_row("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB, from {dataset.source})")
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    console.print("verified: every byte matches its SHA-256")
