@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from frbench.attacks.spec import AA_STAGES, AttackSpec, format_length
+from frbench.attacks.spec import AttackSpec, format_length
 from frbench.leaderboard.rows import Column
 
-LABELS = {"clean": "Clean", "fgsm": "FGSM", "pgd20": "PGD-20", "cw": "C&W", "aa": "AA"}
-_STRENGTH = {name: place for place, name in enumerate(LABELS)}
+_STRENGTH = ("clean", "fgsm", "pgd", "cw", "aa")
 
 
 def columns_of(specs: Mapping[str, AttackSpec]) -> list[Column]:
-    """In order of strength; two settings of one attack are two columns that say how they differ."""
+    """In order of strength; two settings of one attack are two columns that say how they differ.
+
+    Args:
+        specs: the attacks by identity, see `selection.spec_id`.
+    """
     names = Counter(spec.name for spec in specs.values())
     columns = []
     for identity, spec in sorted(specs.items(), key=lambda item: _order(*item)):
-        same_name = [s for s in specs.values() if s.name == spec.name]
-        suffix = _difference_text(spec, same_name)
+        suffix = _difference_text(spec, [s for s in specs.values() if s.name == spec.name])
         columns.append(
             Column(
                 key=spec.name if names[spec.name] == 1 else f"{spec.name}@{identity}",
-                label=LABELS.get(spec.name, spec.name) + (f" ({suffix})" if suffix else ""),
+                label=spec.label + (f" ({suffix})" if suffix else ""),
                 settings=_settings(spec),
                 attack=spec,
             )
@@ -30,14 +32,14 @@ def columns_of(specs: Mapping[str, AttackSpec]) -> list[Column]:
     return columns
 
 
-def _order(identity: str, spec: AttackSpec) -> tuple[int, str, int, str]:
-    return _STRENGTH.get(spec.name, len(_STRENGTH)), spec.name, len(spec.stages), identity
+def _order(identity: str, spec: AttackSpec) -> tuple[int, int, int, str]:
+    family = "aa" if spec.is_autoattack else spec.name.rstrip("0123456789")
+    place = _STRENGTH.index(family) if family in _STRENGTH else len(_STRENGTH)
+    return place, len(spec.stages), spec.steps or 0, identity
 
 
 def _difference_text(spec: AttackSpec, same_name: list[AttackSpec]) -> str:
-    """What sets this column apart: fewer stages than AutoAttack has, or another setting."""
-    if spec.name == "aa" and spec.stages != AA_STAGES:
-        return "+".join(spec.stages) + " only"
+    """The settings in which attacks of one name differ."""
     fields = [
         field
         for field in AttackSpec.model_fields
@@ -54,7 +56,7 @@ def _settings(spec: AttackSpec) -> str:
     if spec.random_start:
         parts.append("random start")
     if len(spec.stages) > 1:
-        parts.append("+".join(spec.stages))
+        parts.append(" + ".join(stage.upper() for stage in spec.stages))
     if spec.eps:
         parts.append(spec.library)
     return ", ".join(parts)

@@ -93,7 +93,7 @@ def mean_cost(records: Sequence[ModelRecord]) -> dict[str, float]:
 
 def autoattack(scores: Mapping[str, Score], columns: Sequence[Column]) -> Score | None:
     """The row's AutoAttack; a run of fewer stages is an upper bound of it."""
-    own = [c for c in columns if c.attack.name == "aa" and c.key in scores]
+    own = [c for c in columns if c.attack.is_autoattack and c.key in scores]
     if not own:
         return None
     column = max(own, key=lambda c: len(c.attack.stages))

@@ -238,11 +238,13 @@ def _labels(groups: Sequence[Sequence[Single]]) -> list[str]:
 
 
 def _ranking_column(groups: Sequence[Sequence[Single]], columns: Sequence[Column]) -> str | None:
-    """The attack that most rows have finished; the strongest of these."""
+    """The strongest attack that two rows, and at least half of all, have finished."""
     attacked = [c for c in columns if c.attack.eps > 0] or list(columns)
-    finished = {c.key: sum(_finished(group, c.key) for group in groups) for c in attacked}
-    most = max(finished.values())
-    return [key for key, count in finished.items() if count == most][-1] if most > 1 else None
+    for column in reversed(attacked):
+        finished = sum(_finished(group, column.key) for group in groups)
+        if finished >= max(2, len(groups) / 2):
+            return column.key
+    return None
 
 
 def _finished(group: Sequence[Single], key: str) -> bool:
