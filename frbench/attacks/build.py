@@ -74,7 +74,8 @@ def build_attack(
 def seeded(seed: int) -> Iterator[None]:
     """Torch's generators start from `seed` inside and are as they were afterwards."""
     # manual_seed reaches every GPU, so every one that is in use has to be put back.
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    gpus = range(torch.cuda.device_count()) if in_use else []
     with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(seed)
         yield
@@ -88,6 +89,7 @@ def _gradient_attack(spec: AttackSpec, model: nn.Module, device: torch.device) -
         if spec.name == "fgsm":
             attack = torchattacks.FGSM(model, eps=spec.eps)
         elif spec.name == "cw":
+            assert spec.step_size is not None and spec.steps is not None
             attack = MarginPGD(model, spec.eps, spec.step_size, spec.steps)
         else:
             kind = torchattacks.PGD if spec.norm == "Linf" else torchattacks.PGDL2

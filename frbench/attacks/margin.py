@@ -1,4 +1,4 @@
-"""The C&W column: projected gradient ascent on the margin of the best wrong class over the true one.
+"""The C&W column: projected gradient ascent on the margin of the best wrong class.
 
 The literature that this harness compares with calls it C&W: the loss of Carlini and Wagner 2017
 inside L-infinity PGD, without a confidence bound. torchattacks' CW is the original L2 attack.

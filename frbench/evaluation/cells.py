@@ -22,7 +22,7 @@ ROBUST, BROKEN, UNSEEN = "1", "0", "."
 
 
 class ModelRecord(BaseModel):
-    """The model of a cell, as a reader of the table needs to know it. Only `digest` enters the key."""
+    """The model of a cell, as a table needs to know it. Only `digest` enters the key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -66,7 +66,8 @@ class Cell(BaseModel):
     """Verdicts of one attack on one model; see the module's text.
 
     `verdicts` has one string a stage and one character an image: '1' still classified correctly
-    after this stage, '0' misclassified in it or before, '.' not seen by it yet.
+    after this stage, '0' misclassified in it or before, '.' not seen by it yet. An AutoAttack cell
+    also has the verdicts of the clean pass, under 'clean'.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -169,7 +170,17 @@ def read_cell(path: Path) -> Cell:
         what = str(error).split("\n")[0]
         raise InputError(f"damaged cell {path}: {what}; move it away to compute it again") from None
     if cell.schema_version != SCHEMA:
-        raise InputError(f"cell {path} has format {cell.schema_version}, this frbench reads {SCHEMA}")
-    if any(len(v) != cell.data.n for v in cell.verdicts.values()):
+        raise InputError(
+            f"cell {path} has format {cell.schema_version}, this frbench reads {SCHEMA}"
+        )
+    if not _sound(cell):
         raise InputError(f"damaged cell {path}: verdicts do not match its range; move it away")
     return cell
+
+
+def _sound(cell: Cell) -> bool:
+    """Whether every stage has one verdict an image."""
+    known = {ROBUST, BROKEN, UNSEEN}
+    strings = cell.verdicts.values()
+    whole = all(len(v) == cell.data.n and known.issuperset(v) for v in strings)
+    return whole and set(cell.stages) <= set(cell.verdicts)

@@ -1,0 +1,132 @@
+"""How long an evaluation will take: passes an image needs, timed on the model itself."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from frbench.attacks import AttackSpec
+from frbench.evaluation.cells import ROBUST, UNSEEN, Cell
+
+_TARGETS = 9
+_PROBE_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Work on one image: `forwards` of the model in all, `backwards` to the input after some."""
+
+    forwards: int
+    backwards: int
+
+
+# 100 steps and a first gradient an APGD run; FAB adds a forward a step; Square has no gradient.
+# Each stage also begins with a prediction and ends with the verdict.
+_STAGES = {
+    "clean": Passes(1, 0),
+    "apgd-ce": Passes(103, 101),
+    "apgd-t": Passes(2 + _TARGETS * 102, _TARGETS * 101),
+    "fab-t": Passes(2 + _TARGETS * 203, _TARGETS * 100),
+    "square": Passes(5004, 0),
+}
+
+
+def passes(spec: AttackSpec, stage: str) -> Passes:
+    """Passes that `stage` needs on an image that resists it; broken images can need fewer."""
+    if stage in _STAGES:
+        return _STAGES[stage]
+    steps = spec.steps or 1
+    return Passes(steps + 1, steps)
+
+
+@dataclass
+class Speed:
+    """What the model costs on this device, corrected by each chunk that is measured.
+
+    Attributes:
+        forward: seconds an image for one forward pass.
+        backward: seconds an image for the gradient after it.
+        surviving: expected share of images that a gradient attack leaves correct.
+    """
+
+    forward: float
+    backward: float
+    surviving: float
+    _measured: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def seconds(self, spec: AttackSpec, stage: str, images: int) -> float:
+        """Expected seconds of one stage on so many images."""
+        measured, predicted = self._measured.get(stage, (1.0, 1.0))
+        return self._predict(spec, stage, images) * measured / predicted
+
+    def observe(self, spec: AttackSpec, stage: str, images: int, seconds: float) -> None:
+        """Learn from a chunk that took `seconds`."""
+        measured, predicted = self._measured.get(stage, (0.0, 0.0))
+        expected = self._predict(spec, stage, images)
+        self._measured[stage] = (measured + seconds, predicted + expected)
+
+    def remaining(self, cell: Cell) -> float:
+        """Expected seconds until the cell is complete."""
+        total = 0.0
+        images = cell.data.n
+        if cell.attack.is_autoattack:
+            total += self.seconds(cell.attack, "clean", cell.verdicts["clean"].count(UNSEEN))
+        for position, stage in enumerate(cell.stages):
+            verdicts = cell.verdicts[stage]
+            if cell.attack.is_autoattack:
+                images = self._survivors(cell, images, position)
+            waiting = min(verdicts.count(UNSEEN), images)
+            total += self.seconds(cell.attack, stage, waiting)
+        return total
+
+    def _survivors(self, cell: Cell, before: int, position: int) -> int:
+        """Images that will reach a stage: known from the one before, or expected."""
+        previous = cell.verdicts["clean" if position == 0 else cell.stages[position - 1]]
+        if UNSEEN not in previous:
+            return previous.count(ROBUST)
+        return before if position == 0 else min(before, math.ceil(self.surviving * cell.data.n))
+
+    def _predict(self, spec: AttackSpec, stage: str, images: int) -> float:
+        work = passes(spec, stage)
+        return images * (work.forwards * self.forward + work.backwards * self.backward)
+
+
+def measure(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Speed:
+    """Time the model on one small batch by a short gradient attack, which also hints at robustness.
+
+    Args:
+        model: maps images to logits, parameters frozen.
+        images: float (n, c, h, w) in [0, 1].
+        labels: int64 (n,).
+        eps: L-infinity radius of the hint.
+    """
+    with torch.no_grad():
+        model(images)  # the first pass also pays for start-up
+        _wait(images)
+        begin = time.perf_counter()
+        model(images)
+        _wait(images)
+        forward = (time.perf_counter() - begin) / len(images)
+    adversarial = images
+    begin = time.perf_counter()
+    for _ in range(_PROBE_STEPS):
+        adversarial = adversarial.detach().requires_grad_()
+        loss = functional.cross_entropy(model(adversarial), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, [adversarial])
+        moved = adversarial.detach() + eps / 2 * gradient.sign()
+        adversarial = moved.clamp(images - eps, images + eps).clamp(0, 1)
+    _wait(images)
+    both = (time.perf_counter() - begin) / _PROBE_STEPS / len(images)
+    with torch.no_grad():
+        surviving = float((model(adversarial).argmax(dim=1) == labels).float().mean())
+    return Speed(forward, max(both - forward, 0.0), surviving)
+
+
+def _wait(images: Tensor) -> None:
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)

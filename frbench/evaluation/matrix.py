@@ -1,0 +1,193 @@
+"""The matrix: one model against every attack column, on one range of images.
+
+A finished cell is read, never computed again. Cells of one folder can be filled by several
+processes at once: each cell is computed by one of them at a time.
+
+Two definitions of robust, each its literature's own. FGSM, PGD and C&W attack every image, and an
+image is robust if the attack's last iterate is classified correctly. AutoAttack leaves images out
+that are already misclassified, and an image is robust if every stage fails on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from frbench.attacks import AttackSpec
+from frbench.data import Dataset, Split
+from frbench.errors import InputError
+from frbench.evaluation import costs, numerics, provenance
+from frbench.evaluation.cells import UNSEEN, Cell, CellStore, DataRange
+from frbench.evaluation.claims import claimed
+from frbench.evaluation.progress import Reporter
+from frbench.evaluation.runner import Runner, sequence
+from frbench.evaluation.target import Target
+
+_PROBE_IMAGES = 32
+_POLL_SECONDS = 0.5
+
+
+def evaluate(
+    target: Target,
+    specs: Iterable[AttackSpec],
+    dataset: Dataset,
+    *,
+    store: CellStore,
+    device: torch.device | str,
+    split: Literal["train", "test"] = "test",
+    start: int = 0,
+    n: int | None = None,
+    seed: int = 0,
+    batch: int = 256,
+    console: Console | None = None,
+) -> list[Cell]:
+    """Attack a model with every column and return the finished cells in the order of `specs`.
+
+    Args:
+        target: the model, in eval mode with float32 weights on `device`.
+        specs: the columns.
+        dataset: with as many classes as the model has outputs.
+        store: finished and unfinished cells; each chunk is saved there at once.
+        device: where to compute.
+        split: whose images.
+        start: first image.
+        n: number of images; None for all from `start` on.
+        seed: of every chunk's random numbers.
+        batch: images a chunk.
+        console: where plan, progress and bounds go; None keeps silent.
+
+    Raises:
+        InputError: a range outside the split, a model that does not fit the data, logits that are
+            not finite, a damaged cell.
+        FrbenchError: an attack that left its ball, no space, no memory.
+    """
+    where = torch.device(device)
+    part: Split = getattr(dataset, split)
+    data = _range(dataset.name, part, split, start, n)
+    if batch < 1:
+        raise InputError(f"batch {batch} is not possible: give at least 1")
+    wanted = [_blank(target, spec, data, seed, batch) for spec in specs]
+    unfinished = [cell for cell in map(lambda c: store.find(c) or c, wanted) if not cell.complete]
+    if unfinished:
+        pixels = part.images[data.start : data.stop]
+        labels = part.labels[data.start : data.stop]
+        with _ready(target, where):
+            runner = _runner(
+                target, unfinished, pixels, labels, len(dataset.classes), where, store, console
+            )
+            with runner.reporter.bar, _counted(target.model, runner.reporter):
+                _fill(runner, unfinished)
+    found = [store.find(cell) for cell in wanted]
+    return [cell for cell in found if cell is not None]
+
+
+def _fill(runner: Runner, cells: Sequence[Cell]) -> None:
+    """Compute the cells that nobody else is computing, then wait for and check the others."""
+    waiting = list(cells)
+    told = False
+    while waiting:
+        before = len(waiting)
+        waiting = [cell for cell in waiting if not _try_cell(runner, cell)]
+        if waiting and len(waiting) == before:
+            if not told:
+                names = ", ".join(cell.attack.label for cell in waiting)
+                runner.reporter.say(f"another process is computing {names}: waiting for it")
+                told = True
+            time.sleep(_POLL_SECONDS)
+
+
+def _try_cell(runner: Runner, wanted: Cell) -> bool:
+    """Finish one cell; False when another process holds it."""
+    with claimed(lock_path(runner.store, wanted)) as mine:
+        if not mine:
+            return False
+        cell = runner.store.find(wanted) or wanted
+        if not cell.complete:
+            provenance.record(cell, runner.device)
+            runner.run(cell)
+        runner.reporter.pending.pop(cell.key, None)
+    return True
+
+
+def lock_path(store: CellStore, cell: Cell) -> Path:
+    """The file whose lock means that a process is computing the cell."""
+    return store.root / ".locks" / cell.key
+
+
+def _range(
+    name: str, part: Split, split: Literal["train", "test"], start: int, n: int | None
+) -> DataRange:
+    total = len(part.labels)
+    stop = total if n is None else start + n
+    if start < 0 or stop <= start or stop > total:
+        raise InputError(
+            f"images {start} to {stop} are not a range of {name}'s {split} split of {total}: "
+            f"choose n from 1 to {total - max(start, 0)}"
+        )
+    return DataRange(dataset=name, split=split, sha256=part.sha256, start=start, stop=stop)
+
+
+def _blank(target: Target, spec: AttackSpec, data: DataRange, seed: int, batch: int) -> Cell:
+    cell = Cell(
+        model=target.record,
+        attack=spec,
+        data=data,
+        seed=seed,
+        batch=batch,
+        versions=provenance.deciding_versions(spec),
+        verdicts={},
+    )
+    cell.verdicts = {stage: UNSEEN * data.n for stage in sequence(cell)}
+    return cell
+
+
+def _runner(
+    target: Target,
+    unfinished: list[Cell],
+    pixels: Tensor,
+    labels: Tensor,
+    classes: int,
+    device: torch.device,
+    store: CellStore,
+    console: Console | None,
+) -> Runner:
+    """Try the model on a few images, and with its speed make the plan and the runner."""
+    few = numerics.as_images(pixels[:_PROBE_IMAGES], device)
+    truth = labels[:_PROBE_IMAGES].to(device)
+    name = target.record.name
+    try:
+        numerics.correct(target.model, few, truth, classes=classes, name=name, seed=0)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        shape = "x".join(str(size) for size in few.shape[1:])
+        reason = str(error).split("\n")[0]
+        raise InputError(f"model '{name}' cannot take images of {shape}: {reason}") from error
+    speed = costs.measure(target.model, few, truth, eps=8 / 255)
+    reporter = Reporter(console, speed, unfinished)
+    reporter.plan()
+    return Runner(target.model, pixels, labels, classes, device, store, reporter)
+
+
+@contextlib.contextmanager
+def _ready(target: Target, device: torch.device) -> Iterator[None]:
+    numerics.check_model(target.model, target.record.name)
+    with numerics.full_precision(device), numerics.frozen(target.model):
+        yield
+
+
+@contextlib.contextmanager
+def _counted(model: nn.Module, reporter: Reporter) -> Iterator[None]:
+    """Tell the reporter of every batch that goes through the model."""
+    hook = model.register_forward_pre_hook(lambda _, inputs: reporter.passed(len(inputs[0])))
+    try:
+        yield
+    finally:
+        hook.remove()
