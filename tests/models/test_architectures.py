@@ -94,7 +94,12 @@ def test_timm_models_come_by_prefix():
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("resnet81", "resnet18"), ("wrn-34-1", "wrn-34-10"), ("timm:resnet10", "resnet10t")],
+    [
+        ("resnet81", "resnet18"),
+        ("wrn-34", "wrn-34-10"),
+        ("wrn-35-10", "6n . 4"),
+        ("timm:resnet10", "resnet10t"),
+    ],
 )
 def test_unknown_architecture_names_the_nearest(name, hint):
     with pytest.raises(InputError, match=hint):

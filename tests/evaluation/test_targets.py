@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from frbench.data import Dataset, load_dataset
+from frbench.data.types import make_split
+from frbench.errors import FrbenchError, InputError
+from frbench.evaluation import targets
+from frbench.evaluation.targets import adapters, is_outside, load_outside
+from frbench.models import WeightsMeta, build_model, save_weights
+
+
+@pytest.fixture
+def noise(monkeypatch):
+    """128 images of noise under the name of every dataset."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (128, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    split = make_split(images, torch.arange(128) % 10)
+    dataset = Dataset("cifar10", split, split, tuple("abcdefghij"))
+    monkeypatch.setattr(targets, "load_dataset", lambda name: dataset)
+    return dataset
+
+
+def saved(path, change=lambda net: None):
+    torch.manual_seed(0)
+    net = build_model("quick", classes=10).net
+    change(net)
+    torch.save(net.state_dict(), path)
+    return f"file:{path}"
+
+
+def test_adapters_are_found_by_scheme():
+    assert {"natural", "robustbench", "file", "timm"} <= set(adapters())
+    assert is_outside("natural")
+    assert is_outside("file:x.pt")
+    assert not is_outside("runs/at_fr_swa-quick-s0")
+
+
+def test_unknown_scheme_names_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'robustbench'"):
+        load_outside("robustbensch:X")
+
+
+def test_a_target_carries_all_that_a_cell_must_know(tmp_path, noise):
+    target = load_outside(saved(tmp_path / "w.pt"))
+    record = target.record
+    assert (record.source, record.name, record.comparable) == ("outside", "file:w", True)
+    assert (record.architecture, record.classes, record.dataset) == ("quick", 10, "cifar10")
+    assert record.parameters == sum(p.numel() for p in target.model.parameters())
+    assert record.extra_data == "unknown"
+    assert "detected quick" in record.note
+    assert "on 128 training images; warning: this is near chance" in record.note
+    assert not target.model.training
+    assert not any(p.requires_grad for p in target.model.parameters())
+
+
+def test_nan_weights_are_one_clear_line(tmp_path, noise):
+    def poison(net):
+        nn.init.constant_(net.linear.bias, float("nan"))
+
+    text = saved(tmp_path / "w.pt", poison)
+    with pytest.raises(InputError, match=r"w\.pt: the logits of 8 of 8 images are NaN"):
+        load_outside(text)
+
+
+def test_a_dataset_of_another_number_of_classes_is_refused(tmp_path, noise):
+    path = tmp_path / "w.safetensors"
+    net = build_model("quick", classes=7).net
+    save_weights(path, net.state_dict(), WeightsMeta("quick", 7, "cifar10"))
+    with pytest.raises(InputError, match="7 classes, the dataset has 10"):
+        load_outside(f"file:{path}")
+
+
+def test_a_dataset_out_of_reach_does_not_hide_the_model(tmp_path, monkeypatch):
+    def offline(name):
+        raise FrbenchError("no network")
+
+    monkeypatch.setattr(targets, "load_dataset", offline)
+    target = load_outside(saved(tmp_path / "w.pt"))
+    assert "not confirmed on images (no network)" in target.record.note
+
+
+def test_natural_is_ready_to_attack(noise):
+    target = load_outside("natural")
+    assert (target.record.name, target.record.parameters) == ("natural", 11_173_962)
+    assert target.record.extra_data == "none"
+
+
+@pytest.mark.slow
+def test_natural_has_its_known_clean_accuracy():
+    target, test = load_outside("natural"), load_dataset("cifar10").test
+    images, labels = test.images[:1000].float() / 255, test.labels[:1000]
+    with torch.no_grad():
+        predictions = torch.cat([target.model(x).argmax(1) for x in images.split(100)])
+    assert int((predictions == labels).sum()) == 937

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+import safetensors.torch
+import torch
+
+from frbench.errors import InputError
+from frbench.models import NORMALIZATIONS, build_model
+from frbench.models.foreign import (
+    ForeignWeights,
+    detect_architecture,
+    fit,
+    read_foreign,
+)
+
+CIFAR = NORMALIZATIONS["cifar10"]
+WIDE = "wrn-10-1"  # a wide ResNet small enough for a test, with the names of all of them
+
+
+def network_state(architecture=WIDE, classes=10, channels=3):
+    torch.manual_seed(0)
+    return build_model(architecture, classes=classes, channels=channels).net.state_dict()
+
+
+def prefixed(state, prefix):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def constants(mean_name, std_name):
+    shape = (1, 3, 1, 1)
+    return {
+        mean_name: torch.tensor(CIFAR.mean).view(shape),
+        std_name: torch.tensor(CIFAR.std).view(shape),
+    }
+
+
+def assert_loads(path, state, architecture=WIDE):
+    weights = read_foreign(path)
+    model = fit(weights, architecture)
+    assert not model.training
+    for name, tensor in model.net.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    return weights
+
+
+class Malicious:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        pytest.param(lambda s: s, id="TRADES, MART: the bare state dict"),
+        pytest.param(lambda s: prefixed(s, "module."), id="AWP: DataParallel"),
+        pytest.param(
+            lambda s: {"state_dict": prefixed(s, "module."), "epoch": 3}, id="AWP: resume"
+        ),
+        pytest.param(lambda s: {"net": s, "acc": 0.5}, id="pytorch-cifar"),
+        pytest.param(lambda s: {"model_state_dict": s, "optimizer": {"lr": 0.1}}, id="tutorial"),
+        pytest.param(lambda s: {"rmodel": prefixed(s, "model.")}, id="MAIR"),
+        pytest.param(lambda s: {"last": {"state_dict": s}, "best": {}}, id="last and best"),
+        pytest.param(lambda s: prefixed(s, "_orig_mod.module."), id="compiled and parallel"),
+        pytest.param(
+            lambda s: prefixed(s, "module.") | {"n_averaged": torch.tensor(3)}, id="AveragedModel"
+        ),
+    ],
+)
+def test_state_dicts_of_other_projects_are_found(tmp_path, wrap):
+    state = network_state()
+    torch.save(wrap(state), tmp_path / "w.pt")
+    assert assert_loads(tmp_path / "w.pt", state).normalization is None
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "prefix"),
+    [
+        ("mean", "std", "model."),
+        ("normalize.mean", "normalize.std", "model."),
+        ("0.mean", "0.std", "1."),
+        ("module.0.mean", "module.0.std", "module.1."),
+        ("mu", "sigma", ""),
+        ("normalizer.new_mean", "normalizer.new_std", "model."),
+    ],
+)
+def test_normalization_inside_the_file_is_detected(tmp_path, mean, std, prefix):
+    state = network_state()
+    torch.save(prefixed(state, prefix) | constants(mean, std), tmp_path / "w.pt")
+    found = assert_loads(tmp_path / "w.pt", state).normalization
+    assert found.mean == pytest.approx(CIFAR.mean)
+    assert found.std == pytest.approx(CIFAR.std)
+
+
+def test_constants_that_mair_does_not_apply_are_not_a_normalization(tmp_path):
+    state = network_state()
+    content = prefixed(state, "model.") | constants("mean", "std")
+    torch.save({"rmodel": content | {"n_classes": torch.tensor(10)}}, tmp_path / "w.pt")
+    weights = assert_loads(tmp_path / "w.pt", state)
+    assert weights.normalization is None
+    assert any("MAIR" in remark for remark in weights.seen)
+
+
+def test_the_block_that_trades_constructs_and_never_calls_is_dropped(tmp_path):
+    state = network_state()
+    unused = {n.replace("block1.", "sub_block1."): t for n, t in state.items() if "block1." in n}
+    torch.save(prefixed(state | unused, "module."), tmp_path / "w.pt")
+    weights = assert_loads(tmp_path / "w.pt", state)
+    assert "unused sub_block1 dropped" in weights.seen
+
+
+def test_torchvision_names_of_a_resnet_are_understood(tmp_path):
+    state = network_state("resnet18")
+    renamed = {
+        n.replace(".shortcut.", ".downsample.").replace("linear.", "fc."): t
+        for n, t in state.items()
+    }
+    safetensors.torch.save_file(renamed, tmp_path / "w.safetensors")
+    assert detect_architecture(read_foreign(tmp_path / "w.safetensors")) == "resnet18"
+    assert_loads(tmp_path / "w.safetensors", state, "resnet18")
+
+
+def test_files_without_batch_counters_load(tmp_path):
+    state = network_state()
+    old = {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "w.pt")
+    assert_loads(tmp_path / "w.pt", state)
+
+
+@pytest.mark.parametrize("name", ["quick", "wrn-10-1", "wrn-16-2", "timm:resnet18"])
+@pytest.mark.parametrize("classes", [10, 100])
+def test_architecture_is_detected_from_the_shapes(tmp_path, name, classes):
+    weights = ForeignWeights(tmp_path, network_state(name, classes), None, ())
+    assert (detect_architecture(weights), weights.classes) == (name, classes)
+
+
+@pytest.mark.parametrize(
+    "name", ["wrn-28-10", "wrn-34-10", "preactresnet18", "preactresnet18-no-bn", "resnet18"]
+)
+def test_large_architectures_are_told_apart(tmp_path, name):
+    with torch.device("meta"):
+        state = build_model(name, classes=10).net.state_dict()
+    assert detect_architecture(ForeignWeights(tmp_path, state, None, ())) == name
+
+
+def test_digits_network_is_detected_by_its_channel(tmp_path):
+    weights = ForeignWeights(tmp_path, network_state("tiny", channels=1), None, ())
+    assert (detect_architecture(weights), weights.channels) == ("tiny", 1)
+
+
+def test_wrong_architecture_names_the_tensor_and_the_one_that_fits(tmp_path):
+    torch.save(network_state(), tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"w\.pt does not fit 'wrn-16-1'.*'wrn-10-1'"):
+        fit(read_foreign(tmp_path / "w.pt"), "wrn-16-1")
+
+
+def test_wrong_shape_names_the_first_tensor_that_differs(tmp_path):
+    state = network_state() | {"block2.layer.0.conv1.weight": torch.zeros(5, 16, 3, 3)}
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"block2\.layer\.0\.conv1\.weight' is \(5, 16, 3, 3\)"):
+        fit(read_foreign(tmp_path / "w.pt"), WIDE)
+
+
+def test_an_architecture_that_nobody_knows_is_a_near_miss_with_its_guess(tmp_path):
+    state = network_state() | {"attention.weight": torch.zeros(3)}
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"nearest is 'wrn-10-1' \(9\d%.*attention\.weight"):
+        detect_architecture(read_foreign(tmp_path / "w.pt"))
+
+
+def test_unknown_architecture_names_the_nearest_name(tmp_path):
+    torch.save(network_state(), tmp_path / "w.pt")
+    with pytest.raises(InputError, match="did you mean 'resnet18'"):
+        fit(read_foreign(tmp_path / "w.pt"), "resnet81")
+
+
+@pytest.mark.parametrize("place", ["top", "beside the weights"])
+@pytest.mark.parametrize("save", [torch.save, lambda o, p: p.write_bytes(pickle.dumps(o))])
+def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, place, save):
+    made = tmp_path / "made-by-the-pickle"
+    bomb = Malicious(made)
+    path = tmp_path / "w.pt"
+    save(bomb if place == "top" else {"state_dict": network_state(), "x": bomb}, path)
+    with pytest.raises(InputError) as caught:
+        read_foreign(path)
+    assert not made.exists()
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_refusal_names_what_the_pickle_holds(tmp_path):
+    torch.save({"recordmanager": Malicious(tmp_path / "x")}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"refused .*mkdir.*save the state dict alone"):
+        read_foreign(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><html>quota exceeded</html>", b"PK\x03"])
+def test_files_that_are_no_weights_are_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=r"cannot read .*not a weights file"):
+        read_foreign(tmp_path / name)
+
+
+def test_truncated_checkpoint_is_named(tmp_path):
+    path = tmp_path / "w.pt"
+    torch.save(network_state(), path)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(InputError, match=r"cannot read .*w\.pt"):
+        read_foreign(path)
+
+
+def test_a_checkpoint_without_weights_says_what_it_holds(tmp_path):
+    torch.save({"epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match="it holds epoch, optimizer"):
+        read_foreign(tmp_path / "w.pt")
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"no weights file .*none\.pt"):
+        read_foreign(tmp_path / "none.pt")
