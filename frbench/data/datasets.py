@@ -197,7 +197,7 @@ def _from_sources(spec: DatasetSpec, folder: Path | None) -> Dataset:
             return dataset
         except (UnavailableError, OSError) as error:
             why = reason(error) if isinstance(error, OSError) else str(error)
-            tried.append(f"{source.name}: {why}")
+            tried.append(f"{source.name}: {' '.join(why.split())}")  # one line
             say(f"{spec.name}: not from {tried[-1]}")
     raise FrbenchError(
         f"cannot get {spec.name} ({'; '.join(tried)}): "
