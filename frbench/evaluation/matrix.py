@@ -20,12 +20,12 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from frbench import storage
 from frbench.attacks import AttackSpec
 from frbench.data import Dataset, Split
 from frbench.errors import InputError
 from frbench.evaluation import costs, numerics, provenance
 from frbench.evaluation.cells import UNSEEN, Cell, CellStore, DataRange
-from frbench.evaluation.claims import claimed
 from frbench.evaluation.progress import Reporter
 from frbench.evaluation.runner import Runner, sequence
 from frbench.evaluation.target import Target
@@ -105,14 +105,15 @@ def _fill(runner: Runner, cells: Sequence[Cell]) -> None:
 
 def _try_cell(runner: Runner, wanted: Cell) -> bool:
     """Finish one cell; False when another process holds it."""
-    with claimed(lock_path(runner.store, wanted)) as mine:
-        if not mine:
-            return False
-        cell = runner.store.find(wanted) or wanted
-        if not cell.complete:
-            provenance.record(cell, runner.device)
-            runner.run(cell)
-        runner.reporter.pending.pop(cell.key, None)
+    try:
+        with storage.locked(lock_path(runner.store, wanted), wait=False):
+            cell = runner.store.find(wanted) or wanted
+            if not cell.complete:
+                provenance.record(cell, runner.device)
+                runner.run(cell)
+    except storage.Busy:
+        return False
+    runner.reporter.pending.pop(cell.key, None)
     return True
 
 

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from frbench.evaluation.cells import Cell
 from frbench.evaluation.costs import Speed, passes
 
-# Without a terminal there is no bar; a line at least this often (seconds) shows that it lives.
-_LINE_EVERY = 20.0
+# Seconds between two states: a bar on a terminal, lines elsewhere, as a sign of life.
+_BAR_EVERY, _LINE_EVERY = 0.2, 20.0
 
 
 class Reporter:
@@ -42,7 +42,7 @@ class Reporter:
         self._total = 0
         self._stage = ""
         self._cell: Cell | None = None
-        self._last_line = time.monotonic()
+        self._shown = time.monotonic()
 
     def plan(self) -> None:
         """Say what will be done and how long it should take."""
@@ -95,14 +95,14 @@ class Reporter:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _show(self) -> None:
-        if self.bar.disable and time.monotonic() - self._last_line < _LINE_EVERY:
+        if time.monotonic() - self._shown < (_LINE_EVERY if self.bar.disable else _BAR_EVERY):
             return
+        self._shown = time.monotonic()
         inside = self._inside_chunk()
         left = self._seconds_left(inside)
         state = f"{self._done}/{self._total} images, about {duration(left)} left"
         self.bar.update(self.task, completed=self._done + inside * self._chunk, state=state)
         if self.bar.disable and self._cell is not None:
-            self._last_line = time.monotonic()
             self.say(f"{heading(self._cell, self._stage)}: {state}")
 
     def _inside_chunk(self) -> float:
