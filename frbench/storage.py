@@ -81,17 +81,28 @@ def canonical_digest(content: Any, length: int = 16) -> str:
     return sha256(text.encode())[:length]
 
 
+class Busy(FrbenchError):
+    """Another process holds the lock."""
+
+
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path` (created if needed); waits for the holder.
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on `path` (created if needed).
 
     The kernel drops the lock when its process dies, so a kill leaves nothing to clean up.
+
+    Args:
+        path: the lock file; it stays behind, empty.
+        wait: for the holder; otherwise raises Busy at once.
     """
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise Busy(f"another process holds {path}; wait for it to end") from None
         yield
 
 

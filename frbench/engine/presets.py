@@ -75,6 +75,7 @@ PRESETS = {
                 "dataset": "digits",
                 "architecture": "tiny",
                 "epochs": 4,
+                "batch_size": 32,
                 "lr": 0.1,
                 "schedule": "onecycle",
                 "milestones": (),

@@ -1,0 +1,83 @@
+"""Where a run computes, and in which precision and memory layout."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from frbench.errors import InputError
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device and how training uses it; parameters and perturbations are always float32."""
+
+    device: torch.device
+    precision: Precision
+
+    @property
+    def cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Precision of training forwards.
+
+        The cache of cast weights is off: AWP changes weights between two forwards of one step.
+        """
+        return torch.autocast(
+            self.device.type,
+            dtype=torch.bfloat16,
+            enabled=self.precision == "bf16",
+            cache_enabled=False,
+        )
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The model on this device in channels-last layout, which is faster on both kinds."""
+        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def describe(self) -> str:
+        """Name of the hardware, for people and provenance."""
+        if self.cuda:
+            return str(torch.cuda.get_device_name(self.device))
+        return f"{processor_name()}, {torch.get_num_threads()} threads"
+
+
+def find_device(name: str = "auto", precision: str = "auto") -> Device:
+    """The device called `name` (`auto`: CUDA where there is one), checked to exist.
+
+    Raises:
+        InputError: no such device here.
+    """
+    cuda = torch.cuda.is_available()
+    if name == "auto":
+        name = "cuda" if cuda else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"unknown device '{name}'; use cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device '{name}' is not supported; use cpu or cuda")
+    if device.type == "cuda" and (not cuda or (device.index or 0) >= torch.cuda.device_count()):
+        raise InputError(f"device '{name}' is not on this machine; 'frbench doctor' tells what is")
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" else "fp32"
+    return Device(device, precision)  # type: ignore[arg-type]
+
+
+def processor_name() -> str:
+    """The CPU's model name, where the system tells."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

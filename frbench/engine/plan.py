@@ -1,0 +1,205 @@
+"""A plan: every setting of one run, resolved from recipe, protocol, preset and command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from frbench import storage
+from frbench.engine.mechanisms import MECHANISMS
+from frbench.engine.mechanisms.averages import WeightAverage
+from frbench.engine.presets import find_preset
+from frbench.engine.recipe import Recipe
+from frbench.engine.registry import parse_defense
+from frbench.engine.settings import Frame
+from frbench.errors import InputError
+from frbench.names import unknown
+
+Protocol = Literal["common", "original"]
+ENGINE_VERSION = 1
+"""Raised whenever the same settings would train other weights than before."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train, completely: two equal plans give bit-equal weights on one machine."""
+
+    defense: str
+    preset: str
+    protocol: Protocol
+    seed: int
+    recipe: Recipe
+    frame: Frame
+
+    @property
+    def average(self) -> WeightAverage | None:
+        """The weight average that rides along, if any."""
+        return next((m for m in self.recipe.mechanisms if isinstance(m, WeightAverage)), None)
+
+    @property
+    def trajectory(self) -> str:
+        """Digest of all that moves the weights; an average rides along and moves none."""
+        described = self.recipe.described()
+        if self.average is not None:
+            described["mechanisms"].pop(self.average.kind)
+        return storage.canonical_digest(
+            {
+                "engine": ENGINE_VERSION,
+                "recipe": described,
+                "frame": self.frame.model_dump(mode="json"),
+                "seed": self.seed,
+            },
+            length=8,
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of the run folder: readable, and different for every different run."""
+        return f"{self.preset}-{self.defense}-s{self.seed}-{self.trajectory}"
+
+    def settings(self) -> dict[str, Any]:
+        """Everything, as JSON-like data for the run folder."""
+        return {
+            "defense": self.defense,
+            "preset": self.preset,
+            "protocol": self.protocol,
+            "seed": self.seed,
+            "recipe": self.recipe.described(),
+            "frame": self.frame.model_dump(mode="json"),
+        }
+
+    def with_seed(self, seed: int) -> Plan:
+        """The same plan with another seed."""
+        return dataclasses.replace(self, seed=seed)
+
+
+def resolve(
+    defense: str,
+    *,
+    preset: str,
+    protocol: str = "common",
+    seed: int = 0,
+    overrides: Mapping[str, str] | None = None,
+) -> Plan:
+    """Merge the layers; each may change what the ones before it said.
+
+    Layers: the recipe's defaults in the common frame, its authors' settings (protocol `original`),
+    the preset, the command line.
+
+    Args:
+        defense: a name or a composition, see `parse_defense`.
+        preset: a name of `frbench list presets`.
+        protocol: `common` (only what defines the defense differs) or `original`.
+        seed: of weights, batches and attack noise.
+        overrides: `key -> value` as typed, such as `{"fr.weight": "0.2", "attack.eps": "4/255"}`.
+
+    Raises:
+        InputError: an unknown name or key (with the nearest known), or an impossible value.
+    """
+    if protocol not in get_args(Protocol):
+        raise unknown("protocol", protocol, get_args(Protocol))
+    if seed < 0:
+        raise InputError(f"seed {seed} is negative; give 0 or more")
+    found, chosen = parse_defense(defense), find_preset(preset)
+    layers = _Layers(found.recipe)
+    if protocol == "original":
+        architecture = str(chosen.overrides.get("architecture", Frame().architecture))
+        layers.apply(found.recipe.original)
+        layers.apply(found.recipe.original_for.get(architecture, {}))
+    layers.apply(chosen.overrides, where_present=True)
+    layers.apply({key: _typed(value) for key, value in (overrides or {}).items()})
+    recipe, frame = layers.built()
+    _check(recipe, frame)
+    return Plan(found.name, preset, protocol, seed, recipe, frame)  # type: ignore[arg-type]
+
+
+class _Layers:
+    """Values of every key, overwritten layer by layer and validated once at the end."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.parts: dict[str, BaseModel] = {"": recipe.objective, "attack": recipe.attack}
+        self.parts |= {m.kind: m for m in recipe.mechanisms}
+        self.changes: dict[str, dict[str, Any]] = {part: {} for part in self.parts}
+        self.frame: dict[str, Any] = {}
+
+    def keys(self) -> list[str]:
+        names = [
+            f"{part}.{field}".removeprefix(".")
+            for part, model in self.parts.items()
+            for field in type(model).model_fields
+        ]
+        return [*Frame.model_fields, *names]
+
+    def apply(self, layer: Mapping[str, Any], *, where_present: bool = False) -> None:
+        for key, value in layer.items():
+            part, _, field = key.rpartition(".")
+            if key in Frame.model_fields:
+                self.frame[key] = value
+            elif part in self.parts and field in type(self.parts[part]).model_fields:
+                self.changes[part][field] = value
+            elif not (where_present and part in MECHANISMS):
+                raise unknown("key", key, self.keys())
+
+    def built(self) -> tuple[Recipe, Frame]:
+        rebuilt = {name: _rebuild(p, self.changes[name], name) for name, p in self.parts.items()}
+        recipe = self.recipe.rebuilt(
+            objective=rebuilt[""],
+            attack=rebuilt["attack"],
+            mechanisms=tuple(rebuilt[m.kind] for m in self.recipe.mechanisms),
+        )
+        return recipe, _rebuild(Frame(), self.frame, "")
+
+
+def _rebuild(part: BaseModel, changes: Mapping[str, Any], prefix: str) -> Any:
+    """A validated copy of `part`; raises InputError that names key, value and reason."""
+    values = {field: getattr(part, field) for field in type(part).model_fields}
+    try:
+        return type(part)(**{**values, **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(x) for x in (prefix, *first["loc"][:1]) if x != "")
+        reason = first["msg"].removeprefix("Value error, ")
+        lead = f"{key}={first['input']}: " if first["loc"] else ""
+        raise InputError(f"impossible setting {lead}{reason[0].lower()}{reason[1:]}") from None
+
+
+def _typed(text: str) -> Any:
+    """A value as typed: `8/255` is a number, `75,90` a tuple; the rest is left to validation."""
+    if "," in text:
+        return tuple(_typed(item) for item in text.split(",") if item)
+    try:
+        return float(Fraction(text)) if "/" in text else text
+    except (ValueError, ZeroDivisionError):
+        return text
+
+
+def _check(recipe: Recipe, frame: Frame) -> None:
+    for mechanism in recipe.mechanisms:
+        start = getattr(mechanism, "start_epoch", 0)
+        if start >= frame.epochs:
+            raise InputError(
+                f"{mechanism.kind}.start_epoch={start} is beyond the last epoch "
+                f"{frame.epochs - 1}; give a smaller one"
+            )
+
+
+def parse_overrides(items: Iterable[str]) -> dict[str, str]:
+    """`["epochs=10", "fr.weight=0.2"]` as a mapping; raises InputError at what is no `key=value`."""
+    pairs: dict[str, str] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key or not value:
+            raise InputError(f"'{item}' is not key=value, such as epochs=10")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def default_preset(cuda: bool) -> str:
+    """`resnet18` with an accelerator, `quick` without."""
+    return "resnet18" if cuda else "quick"

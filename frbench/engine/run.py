@@ -1,0 +1,135 @@
+"""A run folder: all that one training leaves behind, valid after a kill at any moment.
+
+    run.json                 settings, provenance, cost, whether it has finished
+    metrics.jsonl            one JSON object an epoch
+    checkpoint.safetensors   everything that the next epoch needs, replaced after every epoch
+    best.safetensors         weights of the best epoch on the held-out split; also last, and the
+    swa-best.safetensors     same two of a weight average (swa-, ema-)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from frbench import storage
+from frbench.engine.plan import Plan
+from frbench.errors import InputError
+
+
+@dataclass
+class Progress:
+    """What a run has done so far, apart from its tensors."""
+
+    epochs_done: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    """Best held-out robust accuracy by kind of weights ('', 'swa', 'ema')."""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+
+
+class RunFolder:
+    """The files of one run, by meaning."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def lock(self) -> Path:
+        return self.path / ".lock"
+
+    def weights(self, view: str) -> Path:
+        """Path of one view: `best`, `last`, `swa-best`, ..."""
+        return self.path / f"{view}.safetensors"
+
+    def views(self) -> list[str]:
+        """Views that this run has saved, best before last, the average's after the model's own."""
+        names = [p.stem for p in self.path.glob("*.safetensors") if p.stem != "checkpoint"]
+        return sorted(names, key=lambda n: ("-" in n, n))
+
+    def write_info(self, info: Mapping[str, Any]) -> None:
+        storage.write_json(self.path / "run.json", info)
+
+    def info(self) -> dict[str, Any]:
+        """Contents of run.json; raises InputError when there is none or it is damaged."""
+        path = self.path / "run.json"
+        try:
+            info = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise InputError(f"{self.path} is not a run: it has no run.json") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"damaged run: {path}: {error}; move it away and train again") from None
+        if not isinstance(info, dict) or "settings" not in info:
+            raise InputError(f"damaged run: {path} has no settings; move it away and train again")
+        return info
+
+    def finished(self) -> bool:
+        """Whether training reached its last epoch."""
+        return (self.path / "run.json").is_file() and bool(self.info().get("finished"))
+
+    def save_checkpoint(self, tensors: Mapping[str, Tensor], progress: Progress) -> None:
+        """Replace the checkpoint atomically, then the metrics that it implies."""
+        state = {
+            "epochs_done": progress.epochs_done,
+            "best": progress.best,
+            "metrics": progress.metrics,
+        }
+        content = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+        blob = safetensors.torch.save(content, {"progress": json.dumps(state)})
+        storage.write_bytes(self.path / "checkpoint.safetensors", blob)
+        lines = "".join(json.dumps(line) + "\n" for line in progress.metrics)
+        storage.write_text(self.path / "metrics.jsonl", lines)
+
+    def load_checkpoint(self) -> tuple[dict[str, Tensor], Progress] | None:
+        """Tensors and progress of the last finished epoch; None before the first.
+
+        Raises:
+            InputError: the file is damaged; says what to do, deletes nothing.
+        """
+        path = self.path / "checkpoint.safetensors"
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                progress = Progress(**json.loads(file.metadata()["progress"]))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            why = str(error).split("\n")[0]
+            raise InputError(
+                f"damaged checkpoint {path}: {why}; move it away to train this run from the start"
+            ) from None
+        return tensors, progress
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One dictionary an epoch, oldest first."""
+        path = self.path / "metrics.jsonl"
+        try:
+            return [json.loads(line) for line in path.read_text().splitlines()]
+        except FileNotFoundError:
+            return []
+        except ValueError as error:
+            raise InputError(f"damaged metrics {path}: {error}") from None
+
+
+def find_run(runs_dir: Path, plan: Plan) -> RunFolder | None:
+    """A run that serves `plan`: its trajectory with its average (or any, if it wants none).
+
+    A finished run comes first, then the one to resume.
+    """
+    folders = [RunFolder(p.parent) for p in sorted(runs_dir.glob(f"*-{plan.trajectory}/run.json"))]
+    wanted = plan.settings()["recipe"]["mechanisms"]
+    serving = [f for f in folders if _has(f.info()["settings"]["recipe"]["mechanisms"], wanted)]
+    return next((f for f in serving if f.finished()), serving[0] if serving else None)
+
+
+def _has(mechanisms: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return all(mechanisms.get(kind) == settings for kind, settings in wanted.items())

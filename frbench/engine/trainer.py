@@ -1,0 +1,288 @@
+"""The training loop: one for every recipe."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from frbench.data import DATASETS, Batches, Dataset, Split, derive_seed, holdout
+from frbench.engine.device import Device
+from frbench.engine.judge import Judge, Judgement
+from frbench.engine.mechanisms.averages import averaged_tensors, empty_state, updates
+from frbench.engine.plan import Plan
+from frbench.engine.run import Progress, RunFolder
+from frbench.engine.step import TrainingStep
+from frbench.errors import FrbenchError
+from frbench.models import NORMALIZATIONS, Normalized, WeightsMeta, build_model, save_weights
+from frbench.provenance import provenance
+
+COLLAPSED = 0.1
+"""Standard deviation of logits under which a model is taken to answer a constant..."""
+PATIENCE = 0.1
+"""...once it has had this share of its epochs to move away from its initial logits."""
+
+
+class Diverged(FrbenchError):
+    """Training went where it cannot come back from; the last good checkpoint is kept."""
+
+
+class Watcher(Protocol):
+    """What is told of a training while it runs."""
+
+    def step(self, done: int, total: int) -> None: ...
+    def epoch(self, metrics: dict[str, Any]) -> None: ...
+
+
+class Trainer:
+    """Trains one plan in one run folder; construct, then `run`.
+
+    Args:
+        plan: what to train.
+        data: the dataset that the plan names.
+        device: where.
+        folder: of the run; resumed if it has a checkpoint.
+        make_step: what builds the step from (model, recipe, frame, device).
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        data: Dataset,
+        device: Device,
+        folder: RunFolder,
+        make_step: Callable[..., TrainingStep] = TrainingStep,
+    ) -> None:
+        self.plan, self.device, self.folder = plan, device, folder
+        frame = plan.frame
+        self._meta = _weights_meta(plan, data)
+        self.model = initial_model(plan, self._meta, device)
+        self.step = make_step(self.model, plan.recipe, frame, device)
+        train, validation = holdout(data.train, frame.validation_fraction)
+        self.batches = _batches(train, plan, device, data, plan.seed)
+        self._statistics_batches = _batches(
+            train, plan, device, data, derive_seed(plan.seed, "batchnorm")
+        )
+        self.judge = Judge(_first(validation, frame.validation_images), device, plan.recipe.attack)
+        self.average_state = empty_state(self.model)
+        self.progress = Progress()
+        self._data_digest = data.train.sha256
+
+    def run(self, watcher: Watcher | None = None) -> RunFolder:
+        """Train to the last epoch, resuming where a former call stopped.
+
+        Raises:
+            Diverged: non-finite loss, or logits that collapsed to a constant.
+            InputError: the checkpoint of the folder is damaged.
+        """
+        self.resume()
+        self.folder.write_info(self._info(finished=False))
+        for epoch in range(self.progress.epochs_done, self.plan.frame.epochs):
+            started = time.perf_counter()
+            loss = self._train_epoch(epoch, watcher)
+            seconds = time.perf_counter() - started
+            metrics = {**self._finish_epoch(epoch, loss), "train_seconds": seconds}
+            metrics["seconds"] = time.perf_counter() - started
+            self.progress.metrics.append(metrics)
+            self.progress.epochs_done = epoch + 1
+            self.folder.save_checkpoint(self._tensors(), self.progress)
+            if watcher:
+                watcher.epoch(metrics)
+        self.folder.write_info(self._info(finished=True))
+        return self.folder
+
+    def resume(self) -> None:
+        """Take over the checkpoint of the folder, if there is one."""
+        saved = self.folder.load_checkpoint()
+        if saved is None:
+            return
+        tensors, self.progress = saved
+        own = self._tensors()
+        if own.keys() != tensors.keys():
+            raise FrbenchError(
+                f"checkpoint of {self.folder.path} belongs to another recipe or model; "
+                "move the folder away to train this one"
+            )
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(tensors[name])
+
+    def _train_epoch(self, epoch: int, watcher: Watcher | None) -> float:
+        """One pass over the training images; returns the mean loss, the only wait for the device."""
+        steps = len(self.batches)
+        total = torch.zeros((), device=self.device.device)
+        average = self.plan.average
+        self.model.train()
+        for batch, noise in self._noisy_batches(epoch):
+            lr = self.plan.frame.learning_rate(epoch, batch.index, steps)
+            total += self.step(batch.images, batch.labels, noise, epoch=epoch, lr=lr)
+            if average is not None:
+                average.after_step(self.average_state, self.model, epoch)
+            if watcher:
+                watcher.step(epoch * steps + batch.index + 1, self.plan.frame.epochs * steps)
+        loss = total.item() / steps
+        if loss != loss or loss in (float("inf"), float("-inf")):
+            raise Diverged(
+                f"the loss of epoch {epoch} is not finite; {self.folder.path} keeps the last good "
+                f"checkpoint (epoch {self.progress.epochs_done}); try a smaller lr"
+            )
+        return loss
+
+    def _noisy_batches(self, epoch: int) -> Iterator[tuple[Any, Tensor]]:
+        generator = torch.Generator(self.device.device)
+        for batch in self.batches.epoch(epoch):
+            generator.manual_seed(derive_seed(self.plan.seed, epoch, batch.index, "attack"))
+            yield batch, self.plan.recipe.attack.initial_noise(batch.images, generator)
+
+    def _finish_epoch(self, epoch: int, loss: float) -> dict[str, Any]:
+        """Average, judge, keep the best; returns the epoch's metrics."""
+        frame, average = self.plan.frame, self.plan.average
+        metrics: dict[str, Any] = {
+            "epoch": epoch,
+            "lr": frame.learning_rate(epoch, 0, len(self.batches)),
+            "train_loss": loss,
+        }
+        if average is not None:
+            average.after_epoch(
+                self.average_state, self.model, epoch, lambda: self._plain_images(epoch)
+            )
+        last = epoch + 1 == frame.epochs
+        if last or (epoch + 1) % frame.validation_every == 0:
+            metrics |= self._judge_and_keep("", self.model, epoch, last)
+            if average is not None and epoch >= average.first_epoch():
+                metrics |= self._judge_and_keep(average.kind, self.averaged_model(), epoch, last)
+        return metrics
+
+    def _plain_images(self, epoch: int) -> Iterator[Tensor]:
+        """Clean augmented training images, for BatchNorm statistics."""
+        return (batch.images for batch in self._statistics_batches.epoch(epoch))
+
+    def averaged_model(self) -> Normalized:
+        """A copy of the model with the averaged weights."""
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(averaged_tensors(self.average_state))
+        return model
+
+    def _judge_and_keep(
+        self, kind: str, model: Normalized, epoch: int, last: bool
+    ) -> dict[str, float]:
+        """Accuracies on the held-out split as metrics; saves the weights if best or last."""
+        judgement = self.judge(model, derive_seed(self.plan.seed, "validation"))
+        late = epoch >= max(1, PATIENCE * self.plan.frame.epochs)
+        if not kind and late and judgement.logit_std < COLLAPSED:
+            raise Diverged(
+                f"the logits collapsed to a constant in epoch {epoch} (standard deviation "
+                f"{judgement.logit_std:.3f}); {self.folder.path} keeps the last good checkpoint; "
+                "start FR later (fr.start_epoch), or try a smaller lr or weight"
+            )
+        prefix = f"{kind}-" if kind else ""
+        if judgement.robust > self.progress.best.get(kind, -1.0):
+            self.progress.best[kind] = judgement.robust
+            self._save(f"{prefix}best", model, epoch, judgement)
+        if last:
+            self._save(f"{prefix}last", model, epoch, judgement)
+        key = f"{kind}_" if kind else ""
+        return {
+            f"{key}val_clean": judgement.clean,
+            f"{key}val_pgd20": judgement.robust,
+            f"{key}logit_std": judgement.logit_std,
+        }
+
+    def _save(self, view: str, model: Normalized, epoch: int, judgement: Judgement) -> None:
+        extra = {
+            **self._meta.extra,
+            "view": view,
+            "epoch": epoch,
+            "val_clean": judgement.clean,
+            "val_pgd20": judgement.robust,
+            "updates": updates(self.average_state) if "-" in view else None,
+        }
+        meta = WeightsMeta(
+            architecture=self._meta.architecture,
+            classes=self._meta.classes,
+            channels=self._meta.channels,
+            dataset=self._meta.dataset,
+            normalization=self._meta.normalization,
+            extra=extra,
+        )
+        save_weights(self.folder.weights(view), model.state_dict(), meta)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Everything that training changes, by name; writing into them changes the run."""
+        return {
+            **{f"model.{name}": t for name, t in self.model.state_dict().items()},
+            **{f"momentum.{name}": t for name, t in self.step.momentum.items()},
+            **{f"average.{name}": t for name, t in self.average_state.items()},
+        }
+
+    def _info(self, *, finished: bool) -> dict[str, Any]:
+        lines = self.progress.metrics
+        seconds = sum(line["train_seconds"] for line in lines)
+        images = len(self.batches) * self.plan.frame.batch_size * len(lines)
+        return {
+            "name": self.folder.name,
+            "settings": self.plan.settings(),
+            "finished": finished,
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "data_sha256": self._data_digest,
+            "precision": self.device.precision,
+            "provenance": provenance(self.device.describe()),
+            "cost": {
+                "train_seconds": round(seconds, 2),
+                "total_seconds": round(sum(line["seconds"] for line in lines), 2),
+                "images_per_second": round(images / seconds, 1) if seconds else None,
+                "forward_units": self.plan.recipe.forward_units(),
+            },
+        }
+
+
+def initial_model(plan: Plan, meta: WeightsMeta, device: Device) -> Normalized:
+    """A fresh model whose weights follow from the plan's seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(plan.seed, "weights"))
+        model = build_model(
+            meta.architecture,
+            classes=meta.classes,
+            normalization=meta.normalization,
+            channels=meta.channels,
+        )
+    return device.place(model).train()  # type: ignore[return-value]
+
+
+def _weights_meta(plan: Plan, data: Dataset) -> WeightsMeta:
+    return WeightsMeta(
+        architecture=plan.frame.architecture,
+        classes=len(data.classes),
+        channels=data.train.images.shape[1],
+        dataset=data.name,
+        normalization=NORMALIZATIONS[plan.frame.normalization],
+        extra={"defense": plan.defense, "preset": plan.preset, "seed": plan.seed},
+    )
+
+
+def _batches(split: Split, plan: Plan, device: Device, data: Dataset, seed: int) -> Batches:
+    return Batches(
+        split,
+        device.device,
+        plan.frame.batch_size,
+        seed,
+        padding=plan.frame.padding,
+        pad=data.train.images.shape[-1] // 8,
+        flip=DATASETS[data.name].flip,
+        memory_format=torch.channels_last,
+    )
+
+
+def _first(split: Split, n: int) -> Split:
+    return Split(split.images[:n], split.labels[:n], split.sha256)
+
+
+def open_run(runs_dir: Path, plan: Plan) -> RunFolder:
+    """The folder of a new run of `plan`."""
+    return RunFolder(runs_dir / plan.name)

@@ -1,0 +1,57 @@
+"""Where and with what something was made, for cells and runs."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import frbench
+from frbench.discovery import PROJECT_ROOT
+
+LIBRARIES = ("torch", "torchattacks", "pyautoattack", "robustbench", "timm", "numpy")
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """Device, versions and commit, as JSON-like data.
+
+    Args:
+        device: name of the hardware, for people.
+    """
+    return {
+        "device": device,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "frbench": frbench.__version__,
+        "commit": commit(),
+        "versions": {name: library_version(name) for name in LIBRARIES},
+    }
+
+
+@functools.cache
+def library_version(name: str) -> str:
+    """Installed version of a package without its build tag, or `missing`."""
+    try:
+        return version(name).partition("+")[0]
+    except PackageNotFoundError:
+        return "missing"
+
+
+@functools.cache
+def commit() -> str | None:
+    """The project's git commit, with `+` when files differ from it; None outside a checkout."""
+    try:
+        head = _git("rev-parse", "--short=12", "HEAD")
+        dirty = _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return None
+    return f"{head}+" if dirty else head
+
+
+def _git(*arguments: str) -> str:
+    finished = subprocess.run(
+        ["git", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True, timeout=10
+    )
+    return finished.stdout.strip()
