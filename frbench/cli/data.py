@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from frbench.data import Dataset, cache_path, fetch_dataset, verify_dataset
 
@@ -30,13 +29,10 @@ def verify(dataset: DatasetName) -> None:
 
 def _show(dataset: Dataset) -> None:
     path = cache_path(dataset.name)
-    table = Table(box=None, show_header=False)
-    table.add_row("dataset", f"{dataset.name}, {len(dataset.classes)} classes")
+    lines = [f"{dataset.name}: {len(dataset.classes)} classes, from {dataset.source}"]
     for name, split in (("train", dataset.train), ("test", dataset.test)):
         size = "x".join(str(side) for side in split.images.shape[1:])
-        table.add_row(name, f"{len(split):,} images {size}")
-        table.add_row("", f"SHA-256 {split.sha256}")
-    table.add_row("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB, from {dataset.source})")
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(table)
-    console.print("verified: every byte matches its SHA-256")
+        lines.append(f"  {name:5}  {len(split):,} images {size}  SHA-256 {split.sha256}")
+    lines.append(f"  file   {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    lines.append("verified: every byte matches its SHA-256")
+    Console(highlight=False).print("\n".join(lines), soft_wrap=True, markup=False)

@@ -135,14 +135,18 @@ def test_derived_seeds_depend_on_every_part_and_its_place() -> None:
 
 
 @pytest.mark.slow
-def test_augment_makes_40000_images_a_second() -> None:
+def test_augment_makes_40000_images_a_second_on_one_core() -> None:
     images = torch.randint(0, 256, (512, 3, 32, 32), dtype=torch.uint8)
     generator = torch.Generator()
-    best = float("inf")
-    for _ in range(20):
-        start = time.perf_counter()
-        augment(images, generator)
-        best = min(best, time.perf_counter() - start)
+    threads, best = torch.get_num_threads(), float("inf")
+    torch.set_num_threads(1)  # a busy second core would only be waited for
+    try:
+        for _ in range(20):
+            start = time.perf_counter()
+            augment(images, generator)
+            best = min(best, time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
     assert len(images) / best > 40_000
 
 
