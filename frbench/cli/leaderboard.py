@@ -1,4 +1,4 @@
-"""Commands of the leaderboard stage: `leaderboard`, `compare`, `export robustbench`, `baselines`."""
+"""Commands: `leaderboard`, `compare`, `export robustbench` and `baselines refresh`."""
 
 from __future__ import annotations
 

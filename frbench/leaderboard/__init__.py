@@ -1,0 +1,1 @@
+"""How models compare: measured rows beside published ones, with what the numbers can carry."""

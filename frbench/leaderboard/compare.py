@@ -87,6 +87,7 @@ def compare(root: Path, a: str, b: str) -> RowComparison:
 def find_row(cells: Sequence[Cell], text: str) -> str:
     """The digest of the model that a user names; raises InputError if there is not just one."""
     names: dict[str, set[str]] = {}
+    text = text.rstrip("/")
     for cell in cells:
         for name in _names(cell.model):
             names.setdefault(name, set()).add(cell.model.digest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ from frbench.leaderboard import published
 from frbench.leaderboard.compare import find_row
 from frbench.leaderboard.neighbours import architecture_name
 from frbench.leaderboard.published import Snapshot
+from frbench.leaderboard.refresh import entry_of
 from frbench.leaderboard.selection import full_name, load_cells, pick, task_of
 
 IMAGES = 10_000
@@ -80,8 +82,10 @@ def export_robustbench(
     identity = "".join(
         c if c.isalnum() or c in "-_" else "_" for c in model_id or full_name(aa.model)
     ).strip("_")
+    content = info.model_dump(mode="json", exclude=None if info.footnote else {"footnote"})
+    entry_of(info.dataset, aa.attack.norm, identity, content)  # the snapshot's reader accepts it
     files = {
-        f"{identity}.json": info.model_dump_json(indent=2) + "\n",
+        f"{identity}.json": json.dumps(content, indent=2) + "\n",
         f"{identity}_loader.py": _loader(info, aa),
         f"{identity}_submission.md": _submission(identity, info, aa),
     }
@@ -164,7 +168,7 @@ def _eps_text(spec: AttackSpec) -> str:
 
 
 def _loader(info: ModelInfo, aa: Cell) -> str:
-    return f'''"""Load the model and check it with RobustBench: {info.architecture}, {info.dataset}."""
+    return f'''"""Load {info.architecture} for {info.dataset} and check it with RobustBench."""
 
 import sys
 

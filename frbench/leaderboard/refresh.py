@@ -97,7 +97,7 @@ def _read_archive(content: bytes) -> tuple[list[RobustBenchEntry], str, str]:
             match = _MEMBER.fullmatch(member.name)
             file = archive.extractfile(member) if match and member.isfile() else None
             if match and file is not None:
-                entries.append(_entry(match[1], match[2], match[3], json.load(file)))
+                entries.append(entry_of(match[1], match[2], match[3], json.load(file)))
         commit = archive.pax_headers.get("comment", "unknown")
     entries.sort(key=lambda e: (e.dataset, e.threat_model, -_accuracy(e), e.model_id))
     return entries, commit, datetime.fromtimestamp(newest, UTC).date().isoformat()
@@ -107,7 +107,16 @@ def _accuracy(entry: RobustBenchEntry) -> float:
     return next((v for v in (entry.robust_acc, entry.corruptions_acc) if v is not None), 0.0)
 
 
-def _entry(dataset: str, threat_model: str, name: str, raw: dict[str, Any]) -> RobustBenchEntry:
+def entry_of(dataset: str, threat_model: str, name: str, raw: dict[str, Any]) -> RobustBenchEntry:
+    """A model-info file as a row of the snapshot.
+
+    Args:
+        name: the file's stem, which is the model's id.
+        raw: its content.
+
+    Raises:
+        ValueError: a field is missing its number or has the wrong type; the text names it.
+    """
     words = {column: " ".join(str(raw.get(key, "")).split()) for column, key in _FIELDS.items()}
     described = f"{name} {raw.get('footnote', '')}"
     try:

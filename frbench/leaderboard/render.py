@@ -28,6 +28,7 @@ from frbench.names import lookup
 WIDTH = 100
 _NEAREST = 5
 _NAME_WIDTH = 14
+_ANY = 10_000  # wide enough to measure what any table needs
 FORMATS = ("table", "markdown", "csv", "latex", "json")
 _SUFFIXES = {"markdown": "md", "csv": "csv", "latex": "tex", "json": "json"}
 
@@ -85,18 +86,23 @@ def write_tables(root: Path) -> list[Path]:
 def terminal(grids: Sequence[Grid], *, width: int = WIDTH, color: bool = False) -> str:
     """Text for a terminal; intervals stand below their numbers, and no number is ever cut."""
     file = io.StringIO()
-    console = Console(
-        file=file, width=width, force_terminal=color, no_color=not color, highlight=False
-    )
+
+    def console(columns: int) -> Console:
+        return Console(
+            file=file, width=columns, force_terminal=color, no_color=not color, highlight=False
+        )
+
+    page = console(width)
     for grid in grids:
-        console.print(Text(grid.title, style="bold"))
+        page.print(Text(grid.title, style="bold"))
         if grid.rows:
             table = _rich_table(grid)
-            needed = Measurement.get(console, console.options, table).minimum
-            console.print(table, width=max(width, needed), crop=False)
+            boundless = page.options.update(max_width=_ANY)
+            needed = Measurement.get(page, boundless, table).minimum
+            console(max(width, needed)).print(table)
         for note in grid.notes:
-            console.print(Padding(Text(note, style="dim"), (0, 0, 0, 2)))
-        console.print()
+            page.print(Padding(Text(note, style="dim"), (0, 0, 0, 2)))
+        page.print()
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 
@@ -187,7 +193,7 @@ def _latex_grid(grid: Grid) -> str:
         r"\toprule",
         " & ".join(map(latex_text, grid.header)) + r" \\",
         r"\midrule",
-        *(" & ".join(map(_latex_entry, row)) + r" \\" for row in grid.rows),
+        *(_latex_row(grid, row) for row in grid.rows),
         r"\bottomrule",
         r"\end{tabular}",
         *(rf"\par\footnotesize {latex_text(note)}" for note in grid.notes),
@@ -196,9 +202,14 @@ def _latex_grid(grid: Grid) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _latex_entry(entry: Entry) -> str:
-    text, detail = (_latex_dashes(latex_text(part)) for part in (entry.text, entry.detail))
-    return f"{text} {{\\scriptsize ({detail})}}" if detail else text
+def _latex_row(grid: Grid, row: Sequence[Entry]) -> str:
+    parts = []
+    for place, entry in enumerate(row):
+        text, detail = latex_text(entry.text), latex_text(entry.detail)
+        if place >= grid.text_columns:
+            text, detail = _latex_dashes(text), _latex_dashes(detail)
+        parts.append(f"{text} {{\\scriptsize ({detail})}}" if detail else text)
+    return " & ".join(parts) + r" \\"
 
 
 def _latex_dashes(text: str) -> str:

@@ -225,11 +225,18 @@ def _labels(groups: Sequence[Sequence[Single]]) -> list[str]:
         stem = record.model_copy(update={"name": recipe_stem(record)}) if len(group) > 1 else record
         labels.append(full_name(stem))
     for field in ("preset", "protocol", "seed"):
-        seen = Counter(labels)
-        for i, group in enumerate(groups):
-            value = getattr(group[0].record, field)
-            if seen[labels[i]] > 1 and value is not None and len(group) == 1:
-                labels[i] += f" seed {value}" if field == "seed" else f" {value}"
+        values = [
+            getattr(g[0].record, field) if field != "seed" or len(g) == 1 else None for g in groups
+        ]
+        known: dict[str, set[object]] = defaultdict(set)
+        for label, value in zip(labels, values, strict=True):
+            known[label].add(value)
+        labels = [
+            f"{label} {'seed ' if field == 'seed' else ''}{value}"
+            if len(known[label]) > 1 and value is not None
+            else label
+            for label, value in zip(labels, values, strict=True)
+        ]
     seen = Counter(labels)
     return [
         f"{label} #{group[0].record.digest[:6]}" if seen[label] > 1 else label

@@ -11,11 +11,14 @@ from frbench.attacks.columns import specs
 from frbench.attacks.spec import AttackSpec
 from frbench.evaluation.cells import Cell, DataRange, ModelRecord
 
-CellMaker = Callable[..., Cell]
+
+@pytest.fixture
+def model_record() -> Callable[..., ModelRecord]:
+    """Make the record of a WRN-34-10 of the paper preset, unless told otherwise."""
+    return _record
 
 
-def model_record(name: str, **changes: Any) -> ModelRecord:
-    """A WRN-34-10 of the paper preset, unless told otherwise."""
+def _record(name: str, **changes: Any) -> ModelRecord:
     fields: dict[str, Any] = {
         "name": name,
         "target": f"runs/{name}",
@@ -36,7 +39,9 @@ def model_record(name: str, **changes: Any) -> ModelRecord:
 
 
 @pytest.fixture
-def make_cell() -> CellMaker:
+def make_cell() -> Callable[..., Cell]:
+    """Make a cell from a record, an attack and verdicts."""
+
     def make(
         model: ModelRecord,
         attack: str | AttackSpec,

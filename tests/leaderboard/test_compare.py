@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from frbench.errors import InputError
+from frbench.evaluation.cells import Cell, CellStore, ModelRecord
+from frbench.leaderboard.compare import FISHER, MCNEMAR, compare, compare_rows, find_row
+from frbench.leaderboard.render import render_comparison
+
+CellMaker = Callable[..., Cell]
+RecordMaker = Callable[..., ModelRecord]
+
+
+def test_the_images_that_changed_sides_are_named(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    a, b = model_record("at_fr"), model_record("pgd_at")
+    found = compare_rows(
+        [make_cell(a, "pgd20", "110010", start=5)], [make_cell(b, "pgd20", "101000", start=5)]
+    )
+    (attack,) = found.attacks
+    pair = attack.paired
+    assert pair is not None
+    assert (pair.both, pair.only_a, pair.only_b, pair.neither) == (1, 2, 1, 2)
+    assert (pair.images_only_a, pair.images_only_b) == ((6, 9), (7,))
+    assert attack.difference.points == 16.67
+    assert (attack.difference.p_value, attack.test) == (1.0, MCNEMAR)
+
+
+def test_rows_with_different_ranges_are_paired_where_they_overlap(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    a = [make_cell(model_record("at_fr"), "pgd20", "1111", start=0)]
+    b = [make_cell(model_record("pgd_at"), "pgd20", "0000", start=2)]
+    (attack,) = compare_rows(a, b).attacks
+    assert attack.paired is not None
+    assert (attack.paired.start, attack.paired.stop, attack.n_a) == (2, 4, 2)
+
+
+def test_rows_without_a_shared_image_get_an_unpaired_test_that_says_so(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    a = [make_cell(model_record("at_fr"), "pgd20", "1" * 9 + "0")]
+    b = [make_cell(model_record("pgd_at"), "pgd20", "1" + "0" * 9, start=10)]
+    (attack,) = compare_rows(a, b).attacks
+    assert (attack.paired, attack.test) == (None, FISHER)
+    assert attack.difference.p_value == pytest.approx(2 * (100 + 1) / 184756)
+
+
+def test_what_only_one_row_has_is_told(make_cell: CellMaker, model_record: RecordMaker) -> None:
+    a, b = model_record("at_fr"), model_record("pgd_at")
+    partial = {"apgd-ce": "11", "apgd-t": "..", "fab-t": "..", "square": ".."}
+    found = compare_rows(
+        [make_cell(a, "pgd20", "11"), make_cell(a, "cw", "11"), make_cell(a, "aa", partial)],
+        [make_cell(b, "pgd20", "10"), make_cell(b, "aa", "10")],
+    )
+    assert [x.column.key for x in found.attacks] == ["pgd20"]
+    assert found.skipped == (
+        "C&W (cifar10, fp32): pgd_at (best) has no such cell",
+        "AA (cifar10, fp32): not finished for both",
+    )
+
+
+def test_rows_are_found_by_name_checkpoint_target_and_digest(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    best = model_record("at_fr", digest="b" * 64, target="runs/at_fr-0@best")
+    last = model_record("at_fr", digest="1" * 64, weights="last", target="runs/at_fr-0@last")
+    cells = [make_cell(m, "pgd20", "10") for m in (best, last)]
+    for text in ("at_fr (best)", "bbbbbb", "#bbbbbb", "runs/at_fr-0@best"):
+        assert find_row(cells, text) == best.digest
+    with pytest.raises(InputError, match=r"'at_fr' names 2 rows.*#11111111 \(at_fr \(last\)"):
+        find_row(cells, "at_fr")
+    with pytest.raises(InputError, match="unknown row 'at_fx': did you mean 'at_fr'"):
+        find_row(cells, "at_fx")
+
+
+def test_both_formats_show_the_same_comparison(
+    make_cell: CellMaker, model_record: RecordMaker, tmp_path: Path
+) -> None:
+    store = CellStore(tmp_path)
+    for name, verdicts in (("at_fr", "1" * 50), ("pgd_at", "0" * 25 + "1" * 25)):
+        store.save(make_cell(model_record(name), "aa", verdicts))
+    found = compare(tmp_path, "at_fr", "pgd_at")
+    text = render_comparison(found, "table")
+    assert "only a is right on images 0, 1, 2, 3, 4, 5, 6, 7, … (25 in all)" in text
+    assert "+50.00" in text
+    document = json.loads(render_comparison(found, "json"))
+    assert document["attacks"][0]["paired"]["images_only_a"] == list(range(25))
+    with pytest.raises(InputError, match="are the same weights"):
+        compare(tmp_path, "at_fr", "at_fr (best)")
+
+
+def test_rows_with_nothing_in_common_are_refused(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    a, b = model_record("at_fr"), model_record("pgd_at")
+    with pytest.raises(InputError, match="nothing to compare: FGSM"):
+        compare_rows([make_cell(a, "fgsm", "10")], [make_cell(b, "cw", "10")])

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from frbench.errors import InputError
+from frbench.evaluation.cells import Cell, CellStore, ModelRecord
+from frbench.leaderboard.export import Paper, export_robustbench
+from frbench.leaderboard.refresh import entry_of
+
+CellMaker = Callable[..., Cell]
+RecordMaker = Callable[..., ModelRecord]
+N = 10_000
+
+
+def stored(root: Path, *cells: Cell) -> Path:
+    store = CellStore(root)
+    for cell in cells:
+        store.save(cell)
+    return root
+
+
+def test_a_complete_run_becomes_an_entry_with_robustbenchs_fields(
+    make_cell: CellMaker, model_record: RecordMaker, tmp_path: Path
+) -> None:
+    record = model_record("at_fr_swa")
+    clean = make_cell(record, "clean", "1" * 8109 + "0" * 1891)
+    aa = make_cell(record, "aa", "1" * 5435 + "0" * 4565)
+    root = stored(tmp_path / "results", clean, aa)
+    paper = Paper(title="A paper", authors="A. Author", link="https://arxiv.org/abs/0", venue="X 1")
+    paths = export_robustbench(
+        root, "at_fr_swa", tmp_path / "out", model_id="Author2026A", paper=paper
+    )
+    assert [p.name for p in paths] == [
+        "Author2026A.json",
+        "Author2026A_loader.py",
+        "Author2026A_submission.md",
+    ]
+    info = json.loads(paths[0].read_text())
+    assert info == {
+        "link": "https://arxiv.org/abs/0",
+        "name": "A paper",
+        "authors": "A. Author",
+        "additional_data": False,
+        "number_forward_passes": 1,
+        "dataset": "cifar10",
+        "venue": "X 1",
+        "architecture": "WideResNet-34-10",
+        "eps": "8/255",
+        "clean_acc": "81.09",
+        "reported": "54.35",
+        "autoattack_acc": "54.35",
+        "unreliable": False,
+    }
+    assert entry_of("cifar10", "Linf", "Author2026A", info).robust_acc == 54.35
+    ast.parse(paths[1].read_text())
+    assert record.digest in paths[1].read_text()
+    assert "Still to fill in" not in paths[2].read_text()
+
+
+def test_what_no_measurement_knows_is_listed_as_missing(
+    make_cell: CellMaker, model_record: RecordMaker, tmp_path: Path
+) -> None:
+    record = model_record("at_fr", extra_data="synthetic")
+    cells = [make_cell(record, attack, "1" * N) for attack in ("clean", "aa")]
+    paths = export_robustbench(stored(tmp_path / "r", *cells), "at_fr", tmp_path / "out")
+    assert "Still to fill in: name, authors, link, venue." in paths[2].read_text()
+    info = json.loads(paths[0].read_text())
+    assert entry_of("cifar10", "Linf", "x", info).data_class == "synthetic"
+
+
+@pytest.mark.parametrize(
+    ("aa", "message"),
+    [
+        (None, "has no AutoAttack"),
+        ({"apgd-ce": "1" * N, "apgd-t": "." * N, "fab-t": "." * N, "square": "." * N}, "apgd-ce"),
+        ("1" * 256, "complete on 256 images"),
+    ],
+)
+def test_an_unfinished_autoattack_is_refused_with_the_command_that_ends_it(
+    make_cell: CellMaker,
+    model_record: RecordMaker,
+    tmp_path: Path,
+    aa: str | dict[str, str] | None,
+    message: str,
+) -> None:
+    record = model_record("at_fr")
+    cells = [make_cell(record, "clean", "1" * N)]
+    cells += [make_cell(record, "aa", aa)] if aa else []
+    root = stored(tmp_path / "r", *cells)
+    with pytest.raises(InputError, match=message) as caught:
+        export_robustbench(root, "at_fr", tmp_path / "out")
+    assert "run `frbench evaluate runs/at_fr --attacks clean,aa`" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_task_without_entries_is_refused(
+    make_cell: CellMaker, model_record: RecordMaker, tmp_path: Path
+) -> None:
+    record = model_record("at_fr")
+    cells = [make_cell(record, attack, "1" * N) for attack in ("clean", "aa")]
+    for cell in cells:
+        cell.data = cell.data.model_copy(update={"dataset": "svhn"})
+    with pytest.raises(InputError, match="no svhn entry under Linf 8/255"):
+        export_robustbench(stored(tmp_path / "r", *cells), "at_fr", tmp_path / "out")

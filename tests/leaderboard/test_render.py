@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from frbench.errors import InputError
+from frbench.evaluation.cells import Cell, CellStore, ModelRecord
+from frbench.leaderboard.render import FORMATS, latex_text, render, write_tables
+from frbench.leaderboard.rows import Leaderboard
+from frbench.leaderboard.table import build
+
+ATTACKS = ("clean", "fgsm", "pgd20", "cw", "aa")
+
+
+def draw(name: str, n: int, share: float) -> str:
+    """Verdicts that look random and are the same in every run."""
+    return "".join("1" if (hash_of(f"{name}{i}") % 1000) < share * 1000 else "0" for i in range(n))
+
+
+def hash_of(text: str) -> int:
+    value = 5381
+    for character in text:
+        value = (value * 33 + ord(character)) % 2**31
+    return value * 2654435761 % 2**32
+
+
+@pytest.fixture
+def cells(make_cell: Callable[..., Cell], model_record: Callable[..., ModelRecord]) -> list[Cell]:
+    n, found = 317, []
+    recipes: list[tuple[str, dict[str, Any]]] = [
+        ("at_fr_swa", {"cost": {"train_seconds": 5432.1, "forward_units": 26.0}}),
+        ("at_fr_swa", {"weights": "last", "epoch": 100}),
+        *(("trades", {"seed": seed}) for seed in range(3)),
+        ("odd_name & 50%", {"preset": "quick", "comparable": False, "note": "8 epochs"}),
+    ]
+    for place, (name, changes) in enumerate(recipes):
+        record = model_record(name, digest=f"{place:064d}", **changes)
+        shares = (0.84, 0.6, 0.55, 0.53, 0.5)
+        found += [
+            make_cell(record, attack, draw(f"{place}{attack}", n, share))
+            for attack, share in zip(ATTACKS, shares, strict=True)
+        ]
+    verdicts = dict.fromkeys(("apgd-ce", "apgd-t"), draw("x", n, 0.5))
+    partial = {**verdicts, "fab-t": "." * n, "square": "." * n}
+    found.append(make_cell(model_record("mart", digest="9" * 64), "aa", partial))
+    return found
+
+
+@pytest.fixture
+def board(cells: list[Cell]) -> Leaderboard:
+    return build(cells)
+
+
+def expected_numbers(board: Leaderboard) -> list[str]:
+    """Every number of the measured and published rows, as the JSON has it."""
+    document = json.loads(render(board, "json"))
+    numbers = []
+    for table in document["tables"]:
+        for row in table["rows"]:
+            for score in [*row["scores"].values(), row["worst_case"]]:
+                numbers.append(f"{score['accuracy']:.2f}")
+                if score["sd"] is not None:
+                    numbers.append(f"{score['sd']:.2f}")
+                elif score["at_most"]:
+                    numbers.append(f"{score['high']:.2f}")
+                else:
+                    numbers += [f"{score['low']:.2f}", f"{score['high']:.2f}"]
+            if row["overfitting_gap"]:
+                numbers.append(f"{row['overfitting_gap']['points']:+.2f}")
+    for row in document["paper"]["rows"]:
+        numbers += [f"{row[attack]:.2f}" for attack in ATTACKS]
+    return numbers
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "latex"])
+def test_every_number_of_the_json_stands_in_the_text(board: Leaderboard, form: str) -> None:
+    text = render(board, form).replace("$-$", "-")
+    found = re.findall(r"[+-]?\d+\.\d\d(?!\d)", text)
+    shown = {n.lstrip("-") for n in found} | set(found)
+    missing = [n for n in expected_numbers(board) if n not in shown]
+    assert len(expected_numbers(board)) > 100
+    assert not missing
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "latex"])
+def test_rows_of_the_text_show_their_own_numbers(board: Leaderboard, form: str) -> None:
+    text = render(board, form)
+    for method in board.paper.rows if board.paper else ():
+        line = next(
+            line
+            for line in text.splitlines()
+            if re.match(rf"^\|?\s*{re.escape(method.method)}\s+[|&t]?", line)
+        )
+        assert re.findall(r"\d+\.\d\d", line) == [
+            f"{getattr(method, attack):.2f}" for attack in ATTACKS
+        ]
+
+
+def test_csv_has_the_numbers_of_the_json(board: Leaderboard) -> None:
+    document = json.loads(render(board, "json"))
+    lines = list(csv.DictReader(io.StringIO(render(board, "csv"))))
+    measured = {line["label"]: line for line in lines if line["kind"] == "measured"}
+    rows = {row["label"]: row for table in document["tables"] for row in table["rows"]}
+    assert measured.keys() == rows.keys()
+    for label, row in rows.items():
+        for key, score in row["scores"].items():
+            assert float(measured[label][key]) == score["accuracy"]
+            for part in ("low", "high", "sd", "correct"):
+                text = measured[label][f"{key}_{part}"]
+                assert (float(text) if text else None) == score[part]
+            assert measured[label][f"{key}_at_most"] == str(score["at_most"])
+    assert len([line for line in lines if line["kind"] == "measured seed"]) == 3
+    assert {line["label"] for line in lines if line["kind"] == "paper"} >= {"PGD-AT", "AT-FR-SWA"}
+
+
+def test_json_is_the_typed_leaderboard_and_nothing_less(board: Leaderboard) -> None:
+    assert Leaderboard.model_validate_json(render(board, "json")) == board
+
+
+def test_an_upper_bound_is_marked_in_every_text(board: Leaderboard) -> None:
+    bound = next(row for row in board.tables[0].rows if row.label.startswith("mart")).scores["aa"]
+    number = f"{bound.accuracy:.2f}"
+    assert f"≤ {number}" in render(board, "table")
+    assert f"≤ {number}" in render(board, "markdown")
+    assert rf"$\le$ {number}" in render(board, "latex")
+
+
+def test_presets_share_a_table_only_with_a_column_that_names_them(board: Leaderboard) -> None:
+    header = next(
+        line for line in render(board, "markdown").splitlines() if line.startswith("| Model")
+    )
+    assert header.startswith("| Model | Preset | Clean")
+    assert "†" in render(board, "table")
+
+
+def test_the_terminal_never_cuts_a_number(board: Leaderboard) -> None:
+    narrow, wide = (render(board, "table", width=width) for width in (40, 200))
+    pattern = r"\d+\.\d\d-\d+\.\d\d"
+    assert sorted(re.findall(pattern, narrow)) == sorted(re.findall(pattern, wide))
+
+
+def test_a_table_of_one_preset_fits_into_100_columns(cells: list[Cell]) -> None:
+    text = render(build([c for c in cells if c.model.name in ("at_fr_swa", "trades")]), "table")
+    assert max(len(line) for line in text.splitlines()) <= 100
+
+
+def test_latex_escapes_every_special_character(board: Leaderboard) -> None:
+    assert latex_text(r"a_b & 50% #1 {x} ~ ^ \ $ <|>") == (
+        r"a\_b \& 50\% \#1 \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{} \$ "
+        r"\textless{}\textbar{}\textgreater{}"
+    )
+    text = render(board, "latex")
+    assert r"odd\_name \& 50\%" in text
+    assert text.isascii()
+    for name in ("table", "tabular"):
+        assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") > 0
+    body = [line for line in text.splitlines() if line.endswith(r" \\")]
+    assert not any(re.search(r"(?<!\\)[%#_]", line) for line in body)
+
+
+def test_markdown_rows_have_as_many_fields_as_their_header(board: Leaderboard) -> None:
+    width = None
+    for line in render(board, "markdown").splitlines():
+        if not line.startswith("|"):
+            width = None
+            continue
+        fields = len(re.findall(r"(?<!\\)\|", line))
+        assert width in (None, fields), line
+        width = fields
+
+
+def test_an_unknown_format_names_the_nearest(board: Leaderboard) -> None:
+    with pytest.raises(InputError, match="did you mean 'markdown'"):
+        render(board, "markdwn")
+    assert all(render(board, form) for form in FORMATS)
+
+
+def test_tables_are_written_beside_the_cells(cells: list[Cell], tmp_path: Path) -> None:
+    store = CellStore(tmp_path)
+    for cell in cells:
+        store.save(cell)
+    paths = write_tables(tmp_path)
+    assert [p.name for p in paths] == [f"leaderboard.{s}" for s in ("md", "csv", "tex", "json")]
+    assert (tmp_path / "leaderboard.json").read_text().endswith("}\n")

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from math import comb, sqrt
+
+import pytest
+
+from frbench.errors import InputError
+from frbench.leaderboard import statistics
+from frbench.leaderboard.statistics import PairCounts, RankRange
+
+
+@pytest.mark.parametrize(("correct", "n"), [(50, 100), (0, 20), (20, 20), (5206, 10_000)])
+def test_wilson_interval_equals_the_closed_formula(correct: int, n: int) -> None:
+    z, p = 1.959963984540054, correct / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = statistics.wilson(correct, n)
+    assert low == pytest.approx(max(0.0, centre - half), abs=1e-12)
+    assert high == pytest.approx(min(1.0, centre + half), abs=1e-12)
+
+
+def test_wilson_interval_has_the_published_half_width_at_ten_thousand_images() -> None:
+    low, high = statistics.wilson(5000, 10_000)
+    assert round(100 * (high - low) / 2, 2) == 0.98
+
+
+def test_mcnemar_equals_the_binomial_sum_over_discordant_images() -> None:
+    counts = PairCounts(both=40, only_a=9, only_b=2, neither=49)
+    by_hand = 2 * sum(comb(11, k) for k in range(3)) / 2**11
+    assert statistics.mcnemar(counts) == pytest.approx(by_hand, rel=1e-12)
+    assert statistics.mcnemar(PairCounts(10, 0, 0, 10)) == 1.0
+
+
+def test_pair_counts_tell_the_four_outcomes_apart() -> None:
+    assert statistics.pair_counts("1101", "1010") == PairCounts(1, 2, 1, 0)
+    assert statistics.pair_counts("1101", "1010").difference == 0.25
+
+
+@pytest.mark.parametrize(("a", "b"), [("11", "1"), ("", ""), ("1.", "11")])
+def test_verdicts_that_cannot_be_paired_are_refused(a: str, b: str) -> None:
+    with pytest.raises(InputError, match="cannot pair"):
+        statistics.pair_counts(a, b)
+
+
+def test_paired_interval_excludes_zero_only_for_a_clear_difference() -> None:
+    low, high = statistics.paired_interval(PairCounts(500, 60, 20, 420))
+    assert 0 < low < 0.04 < high
+    low, high = statistics.paired_interval(PairCounts(500, 21, 20, 459))
+    assert low < 0 < high
+
+
+def test_unpaired_difference_agrees_with_newcombes_example() -> None:
+    low, high = statistics.unpaired_interval(56, 70, 48, 80)  # Newcombe 1998, method 10
+    assert (round(low, 4), round(high, 4)) == (0.0524, 0.3339)
+
+
+def test_seed_summary_uses_the_sample_standard_deviation() -> None:
+    assert statistics.seed_summary([50.0, 52.0, 54.0]) == (52.0, 2.0)
+
+
+def test_worst_case_is_the_union_of_the_attacks() -> None:
+    assert statistics.worst_case(["1110.", "1011.", "11.1."]) == "10.0."
+
+
+def test_rows_that_cannot_be_told_apart_share_ranks() -> None:
+    strong, similar, weak = "1" * 60 + "0" * 40, "1" * 58 + "0" * 42, "1" * 20 + "0" * 80
+    assert statistics.rank_ranges([[weak], [strong], [similar]]) == [
+        RankRange(3, 3),
+        RankRange(1, 2),
+        RankRange(1, 2),
+    ]
+
+
+def test_a_recipe_beats_another_only_with_every_seed() -> None:
+    strong, middle, weak = "1" * 80 + "0" * 20, "1" * 50 + "0" * 50, "1" * 49 + "0" * 51
+    assert statistics.rank_ranges([[strong, strong], [weak, middle]]) == [(1, 1), (2, 2)]
+    assert statistics.rank_ranges([[strong, middle], [weak, weak]]) == [(1, 2), (1, 2)]
+
+
+def test_a_stronger_attack_that_leaves_more_images_is_reported() -> None:
+    fine = {"clean": 90, "fgsm": 60, "pgd20": 55, "cw": 56, "aa": 50}
+    assert statistics.order_warnings(fine) == []
+    (warning,) = statistics.order_warnings({**fine, "aa": 55, "cw": 53})
+    assert warning.startswith("aa leaves 2 more images than the weaker cw")

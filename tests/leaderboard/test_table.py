@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from frbench.attacks.columns import autoattack, pgd, specs
+from frbench.errors import InputError
+from frbench.evaluation.cells import Cell, CellStore, ModelRecord
+from frbench.leaderboard.table import build, leaderboard, single_table
+
+CellMaker = Callable[..., Cell]
+RecordMaker = Callable[..., ModelRecord]
+
+
+def vector(correct: int, n: int = 100) -> str:
+    return "1" * correct + "0" * (n - correct)
+
+
+def row_cells(make: CellMaker, record: ModelRecord, counts: dict[str, int]) -> list[Cell]:
+    return [make(record, attack, vector(count)) for attack, count in counts.items()]
+
+
+COUNTS = {"clean": 84, "fgsm": 60, "pgd20": 55, "cw": 53, "aa": 51}
+
+
+def test_columns_stand_in_order_of_strength(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    record = model_record("pgd_at")
+    shuffled = [make_cell(record, a, vector(COUNTS[a])) for a in ("aa", "cw", "clean", "pgd20")]
+    shuffled.append(make_cell(record, pgd(100), vector(54)))
+    table = single_table(build(shuffled))
+    assert [c.key for c in table.columns] == ["clean", "pgd20", "pgd100", "cw", "aa"]
+
+
+def test_a_score_has_counts_interval_and_provenance(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    cells = row_cells(make_cell, model_record("pgd_at"), COUNTS)
+    (row,) = single_table(build(cells)).rows
+    score = row.scores["aa"]
+    assert (score.correct, score.n, score.accuracy, score.at_most) == (51, 100, 51.0, False)
+    assert (score.low, score.high) == (41.35, 60.58)
+    assert score.cells[0].key == cells[-1].key
+    assert row.worst_case is not None and row.worst_case.correct == 51
+
+
+def test_worst_case_is_taken_image_by_image(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    record = model_record("pgd_at")
+    cells = [make_cell(record, "pgd20", "1100"), make_cell(record, "cw", "0110")]
+    (row,) = single_table(build(cells)).rows
+    assert row.worst_case is not None and row.worst_case.correct == 1
+
+
+def test_unfinished_autoattack_is_an_upper_bound_with_its_stages(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    partial = {"apgd-ce": "1110", "apgd-t": "1.10", "fab-t": "...0", "square": "...0"}
+    record = model_record("pgd_at")
+    table = single_table(build([make_cell(record, "aa", partial)]))
+    score = table.rows[0].scores["aa"]
+    assert (score.accuracy, score.at_most, score.stages_done) == (75.0, True, ("apgd-ce",))
+    assert score.low == 0.0
+    assert any("upper bound, complete so far: apgd-ce" in note for note in table.notes)
+
+
+def test_autoattack_of_two_stages_has_a_column_of_its_own(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    cells = [
+        make_cell(model_record("pgd_at"), "aa", vector(51)),
+        make_cell(model_record("trades"), autoattack(stages=["apgd-ce"]), vector(57)),
+    ]
+    table = single_table(build(cells))
+    assert [c.label for c in table.columns] == ["AA (APGD-CE)", "AA"]
+    assert all(len(row.scores) == 1 for row in table.rows)
+
+
+def test_two_settings_of_one_attack_are_two_columns_that_say_so(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    other = specs()["pgd20"].model_copy(update={"step_size": 0.003})
+    cells = [
+        make_cell(model_record("pgd_at"), "pgd20", vector(55)),
+        make_cell(model_record("trades"), other, vector(56)),
+    ]
+    table = single_table(build(cells))
+    assert len({c.key for c in table.columns}) == 2
+    assert sorted("step_size 0.003" in c.label for c in table.columns) == [False, True]
+
+
+def test_protocols_are_split_into_titled_tables(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    record = model_record("pgd_at")
+    l2, small = specs("L2")["pgd20"], specs("Linf", 4 / 255)["pgd20"]
+    svhn = make_cell(record, "pgd20", vector(40))
+    svhn.data = svhn.data.model_copy(update={"dataset": "svhn"})
+    cells = [
+        make_cell(record, "clean", vector(84)),
+        make_cell(record, "pgd20", vector(55)),
+        make_cell(record, l2, vector(60)),
+        make_cell(record, small, vector(70)),
+        make_cell(record, "pgd20", vector(30, 50)),
+        make_cell(record, "pgd20", vector(54), precision="bf16"),
+        svhn,
+    ]
+    board = build(cells)
+    titles = [t.title for t in board.tables]
+    assert titles == [
+        "cifar10 test images 0 to 99 (n = 100), L2 0.5, fp32",
+        "cifar10 test images 0 to 99 (n = 100), Linf 8/255, bf16",
+        "cifar10 test images 0 to 99 (n = 100), Linf 8/255, fp32",
+        "cifar10 test images 0 to 49 (n = 50), Linf 8/255, fp32",
+        "cifar10 test images 0 to 99 (n = 100), Linf 4/255, fp32",
+        "svhn test images 0 to 99 (n = 100), Linf 8/255, fp32",
+    ]
+    assert all(t.rows[0].scores["pgd20"].n == t.n for t in board.tables)
+    with pytest.raises(InputError, match="one protocol is needed, the cells have 6"):
+        single_table(board)
+
+
+def test_a_smaller_table_uses_the_part_of_a_larger_cell(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    record = model_record("pgd_at")
+    pgd_cell = make_cell(record, "pgd20", "1" * 30 + "0" * 70)
+    board = build([pgd_cell, make_cell(record, "aa", vector(25, 40))])
+    large, small = board.tables
+    assert (large.n, set(large.rows[0].scores)) == (100, {"pgd20"})
+    assert (small.n, small.rows[0].scores["pgd20"].correct) == (40, 30)
+    reference = small.rows[0].scores["pgd20"].cells[0]
+    assert (reference.key, reference.stop) == (pgd_cell.key, 100)
+
+
+def test_seeds_become_mean_and_standard_deviation(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    cells = [
+        make_cell(model_record("at_fr", seed=s, digest=f"{s:064d}"), "pgd20", vector(correct))
+        for s, correct in enumerate((50, 52, 54))
+    ]
+    (row,) = single_table(build(cells)).rows
+    score = row.scores["pgd20"]
+    assert (score.accuracy, score.sd, score.seeds, row.seeds) == (52.0, 2.0, 3, (0, 1, 2))
+    assert [m.scores["pgd20"].correct for m in row.members] == [50, 52, 54]
+    assert len(single_table(build(cells, each_seed=True)).rows) == 3
+
+
+@pytest.mark.parametrize("field", ["preset", "protocol", "weights", "architecture"])
+def test_runs_that_differ_in_more_than_the_seed_stay_apart(
+    make_cell: CellMaker, model_record: RecordMaker, field: str
+) -> None:
+    one = model_record("at_fr", seed=0, digest="0" * 64)
+    other = model_record("at_fr", seed=1, digest="1" * 64, **{field: "other"})
+    table = single_table(build([make_cell(m, "pgd20", vector(50)) for m in (one, other)]))
+    assert len(table.rows) == 2
+    assert len({row.label for row in table.rows}) == 2
+
+
+def test_two_runs_with_one_seed_are_not_taken_for_two_seeds(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    cells = [
+        make_cell(model_record("at_fr", digest=str(i) * 64), "pgd20", vector(50)) for i in range(2)
+    ]
+    rows = single_table(build(cells)).rows
+    assert {row.label for row in rows} == {
+        "at_fr (best) #000000",
+        "at_fr (best) #111111",
+    }
+
+
+def test_robust_overfitting_is_best_minus_last_under_pgd20(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    best = model_record("at_fr", digest="b" * 64)
+    last = model_record("at_fr", digest="1" * 64, weights="last", epoch=100)
+    cells = [make_cell(best, "pgd20", vector(55)), make_cell(last, "pgd20", vector(49))]
+    rows = {row.model.weights: row for row in single_table(build(cells)).rows}
+    gap = rows["best"].overfitting_gap
+    assert gap is not None and gap.points == 6.0
+    assert gap.p_value == pytest.approx(2 / 2**6)
+    assert rows["last"].overfitting_gap is None
+
+
+def test_rank_ranges_leave_unfinished_rows_out(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    partial = {"apgd-ce": vector(45), "apgd-t": "." * 100, "fab-t": "." * 100, "square": "." * 100}
+    cells = [
+        make_cell(model_record("at_fr_swa"), "aa", vector(80)),
+        make_cell(model_record("at_fr"), "aa", vector(78)),
+        make_cell(model_record("pgd_at"), "aa", vector(40)),
+        make_cell(model_record("mart"), "aa", partial),
+    ]
+    table = single_table(build(cells))
+    assert table.ranked_by == "aa"
+    assert {row.label: row.rank for row in table.rows} == {
+        "at_fr_swa (best)": (1, 2),
+        "at_fr (best)": (1, 2),
+        "pgd_at (best)": (3, 3),
+        "mart (best)": None,
+    }
+
+
+def test_warnings_and_flags_reach_the_row(make_cell: CellMaker, model_record: RecordMaker) -> None:
+    cells = row_cells(make_cell, model_record("pgd_at"), {**COUNTS, "aa": 58})
+    cells[-1].flags.append("zero-gradients: some points have no gradient")
+    warnings = single_table(build(cells)).rows[0].warnings
+    assert any("aa leaves 3 more images than the weaker pgd20" in w for w in warnings)
+    assert "aa: zero-gradients: some points have no gradient" in warnings
+
+
+def test_rows_that_cannot_be_compared_are_marked(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    quick = model_record("pgd_at", preset="quick", comparable=False, note="8 epochs, 2 steps")
+    cells = row_cells(make_cell, quick, COUNTS)
+    table = single_table(build(cells))
+    assert any(
+        "not comparable with published numbers: 8 epochs, 2 steps" in note for note in table.notes
+    )
+    assert not table.rows[0].neighbours.entries
+
+
+def test_of_two_cells_the_finished_one_counts(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    record = model_record("pgd_at")
+    finished = make_cell(record, "pgd20", vector(55), seed=1, updated="2026-01-01")
+    cells = [make_cell(record, "pgd20", vector(20, 50) + "." * 50), finished]
+    (row,) = single_table(build(cells)).rows
+    assert row.scores["pgd20"].cells[0].key == finished.key
+
+
+def test_different_library_versions_are_told(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    cells = [
+        make_cell(model_record("pgd_at"), "pgd20", vector(55)),
+        make_cell(model_record("at_fr"), "pgd20", vector(55), versions={"torch": "2.12.0"}),
+    ]
+    assert "cells were computed with torch 2.11.0 and 2.12.0" in single_table(build(cells)).notes
+
+
+def test_clean_cells_alone_make_a_table_without_ranks_of_attacks(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    table = single_table(build([make_cell(model_record("natural"), "clean", vector(94))]))
+    assert table.norm is None and table.rows[0].worst_case is None
+
+
+def test_the_papers_table_stands_only_beside_its_own_task(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    record = model_record("pgd_at")
+    assert build([make_cell(record, "pgd20", vector(55))]).paper is not None
+    assert build([make_cell(record, specs("L2")["pgd20"], vector(55))]).paper is None
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_no_cells_yet_is_one_clear_line(tmp_path: Path, made: bool) -> None:
+    root = tmp_path / "results"
+    if made:
+        (root / "cells").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"no cells yet in .*results; run `make bench"):
+        leaderboard(root)
+
+
+def test_a_damaged_cell_is_named(
+    make_cell: CellMaker, model_record: RecordMaker, tmp_path: Path
+) -> None:
+    store = CellStore(tmp_path)
+    path = store.save(make_cell(model_record("pgd_at"), "pgd20", "1010"))
+    assert leaderboard(tmp_path).tables[0].n == 4
+    content = path.read_text()
+    for damage in (content[:50], content.replace("1010", "10x0"), content.replace("1010", "101")):
+        path.write_text(damage)
+        with pytest.raises(InputError, match=path.name):
+            leaderboard(tmp_path)
