@@ -1,87 +1,20 @@
-"""Run a model over images: who is right, and what an attack makes of the images."""
+"""Run a target over images: who is right, and what an attack makes of the images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
 from frbench.analysis.inputs import ImageSet
-from frbench.attacks import build_attack
-from frbench.attacks.spec import AttackSpec
+from frbench.attacks import AttackSpec, build_attack
 from frbench.errors import InputError
+from frbench.evaluation import numerics
 from frbench.evaluation.target import Target
 
-BATCH = 128
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's weights are; the CPU for a model without any."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
-@torch.inference_mode()
-def correct(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch: int = BATCH
-) -> torch.Tensor:
-    """Which images the model classifies correctly; boolean (n,) on the CPU.
-
-    Logits that are not finite count as wrong.
-    """
-    device = device_of(model)
-    verdicts = []
-    for x, y in zip(torch.split(images, batch), torch.split(labels, batch), strict=True):
-        logits = model(x.to(device))
-        right = (logits.argmax(1) == y.to(device)) & logits.isfinite().all(1)
-        verdicts.append(right.cpu())
-    return torch.cat(verdicts)
-
-
-def craft(
-    target: Target,
-    samples: ImageSet,
-    spec: AttackSpec,
-    *,
-    seed: int = 0,
-    batch: int = BATCH,
-    model: nn.Module | None = None,
-) -> torch.Tensor:
-    """Adversarial versions of the images, float32 (n, channels, height, width) on the CPU.
-
-    A later stage of an attack only sees images that withstood the ones before. Batch number i is
-    attacked with seed `seed + i`; the caller's random state is left as it was.
-
-    Args:
-        model: what to attack when it is not the target's own model, such as a filtered one.
-    """
-    attacked = target.model if model is None else model
-    device = device_of(attacked)
-    results = []
-    pieces = zip(
-        torch.split(samples.images, batch), torch.split(samples.labels, batch), strict=True
-    )
-    for index, (x, y) in enumerate(pieces):
-        x, y = x.float().contiguous().to(device), y.to(device)
-        x_adv = _run_stages(attacked, x, y, spec, seed + index, target.record.classes)
-        results.append(x_adv.detach().cpu())
-    return torch.cat(results)
-
-
-def _run_stages(
-    model: nn.Module, x: torch.Tensor, y: torch.Tensor, spec: AttackSpec, seed: int, classes: int
-) -> torch.Tensor:
-    x_adv = x
-    alive = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    for stage in spec.stages:
-        if not alive.any():
-            break
-        attack = build_attack(spec, stage, model, device=x.device, seed=seed, classes=classes)
-        x_adv = x_adv.clone()
-        x_adv[alive] = attack(x[alive].contiguous(), y[alive]).to(x.dtype)
-        if len(spec.stages) > 1:
-            alive &= correct(model, x_adv, y, len(x)).to(x.device)
-    return x_adv
+BATCH = 256  # that of the matrix, so that the same images get the same random numbers
 
 
 def check_targets(targets: Sequence[Target]) -> str:
@@ -99,3 +32,91 @@ def check_targets(targets: Sequence[Target]) -> str:
     if twice:
         raise InputError(f"target '{twice[0]}' given twice; name each model once")
     return datasets[0]
+
+
+def verdicts(
+    target: Target,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    model: nn.Module | None = None,
+    seed: int = 0,
+    batch: int = BATCH,
+) -> str:
+    """One character an image, '1' where the target is right, from one float32 forward pass.
+
+    Args:
+        model: what to run instead of the target's own model, such as a filter in front of it.
+    """
+    record = target.record
+    text = ""
+    with _ready(target) as device:
+        for x, y in zip(torch.split(images, batch), torch.split(labels, batch), strict=True):
+            right = numerics.correct(
+                target.model if model is None else model,
+                x.to(device, torch.float32),
+                y.to(device),
+                classes=record.classes,
+                name=record.name,
+                seed=seed,
+            )
+            text += "".join("1" if r else "0" for r in right.tolist())
+    return text
+
+
+def craft(
+    target: Target,
+    samples: ImageSet,
+    spec: AttackSpec,
+    *,
+    model: nn.Module | None = None,
+    seed: int = 0,
+    batch: int = BATCH,
+) -> torch.Tensor:
+    """Adversarial versions of the images, float32 (n, channels, height, width) on the CPU.
+
+    A later stage of an attack only sees images that withstood the ones before. Every batch is
+    attacked with the same seed, as in the matrix.
+
+    Args:
+        model: what to attack instead of the target's own model, such as a filter in front of it.
+    """
+    attacked = target if model is None else Target(model, target.record)
+    results = []
+    with _ready(target) as device, numerics.frozen(target.model):
+        for start in range(0, len(samples), batch):
+            x = samples.images[start : start + batch].to(device, torch.float32).contiguous()
+            y = samples.labels[start : start + batch].to(device)
+            x_adv = _run_stages(attacked, x, y, spec, seed)
+            indices = list(range(start, start + len(x)))
+            numerics.check_ball(x_adv, x, spec, "+".join(spec.stages), indices)
+            results.append(x_adv.detach().cpu())
+    return torch.cat(results)
+
+
+def _run_stages(
+    target: Target, x: torch.Tensor, y: torch.Tensor, spec: AttackSpec, seed: int
+) -> torch.Tensor:
+    record = target.record
+    x_adv = x.clone()
+    alive = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    for stage in spec.stages:
+        if not alive.any():
+            break
+        attack = build_attack(
+            spec, stage, target.model, device=x.device, seed=seed, classes=record.classes
+        )
+        x_adv[alive] = attack(x[alive].contiguous(), y[alive])
+        alive &= numerics.correct(
+            target.model, x_adv, y, classes=record.classes, name=record.name, seed=seed
+        )
+    return x_adv
+
+
+@contextlib.contextmanager
+def _ready(target: Target) -> Iterator[torch.device]:
+    """The target's device, while float32 means float32 on it."""
+    numerics.check_model(target.model, target.record.name)
+    device = next((p.device for p in target.model.parameters()), torch.device("cpu"))
+    with numerics.full_precision(device):
+        yield device

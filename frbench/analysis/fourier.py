@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from frbench.analysis import output
-from frbench.analysis.forward import BATCH, correct
+from frbench.analysis.forward import BATCH, check_targets, verdicts
 from frbench.analysis.inputs import ImageSet
 from frbench.errors import InputError
 from frbench.evaluation.target import Target
@@ -173,6 +173,7 @@ def fourier_study(
             f"norm {norm:g}, images {images} and step {step} must be above zero, and the step at "
             f"most half of the image's size ({min(samples.size)})"
         )
+    check_targets(targets)
     chosen = samples
     if images < len(samples):
         order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
@@ -198,11 +199,14 @@ def _measure(
                 signs = torch.randint(2, (*images.shape[:2], 1, 1), generator=generator) * 2 - 1
                 wave = norm * plane_wave(row, column, height, width)
                 shown = (images + signs * wave).clamp_(0, 1)
-                right = correct(target.model, shown, samples.labels, batch)
-                measured[min(pair)] = 1 - float(right.float().mean())
+                measured[min(pair)] = _error(target, shown, samples.labels, batch)
             error[a, b] = measured[min(pair)]
-    clean = 1 - float(correct(target.model, images, samples.labels, batch).float().mean())
+    clean = _error(target, images, samples.labels, batch)
     return FourierMap(target.record.name, rows, columns, error, clean)
+
+
+def _error(target: Target, images: torch.Tensor, labels: torch.Tensor, batch: int) -> float:
+    return verdicts(target, images, labels, batch=batch).count("0") / len(images)
 
 
 def _frequencies(size: int, step: int) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -22,6 +23,7 @@ from torch import nn
 
 from frbench.analysis import estimates, output
 from frbench.analysis.estimates import Estimate
+from frbench.analysis.forward import check_targets
 from frbench.errors import InputError
 from frbench.evaluation.target import Target
 
@@ -133,11 +135,10 @@ class KernelStudy:
         """One band a model: a row a channel, a column a kernel; mid-grey is zero."""
         rows = [entry.kernels.shape[1] for entry in self.entries]
         columns = max(len(entry.chosen) for entry in self.entries)
-        with output.figure(0.44 * columns + 0.4, sum(0.44 * r + 0.45 for r in rows)) as fig:
-            heights = [row + 1 for row in rows]
-            bands = fig.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)
-            for entry, band in zip(self.entries, bands[:, 0], strict=True):
-                _draw(entry, band)
+        with output.figure(0.44 * columns + 0.6, sum(0.44 * row + 0.6 for row in rows)) as fig:
+            bands = fig.subplots(len(rows), 1, squeeze=False, height_ratios=rows)[:, 0]
+            for entry, axes in zip(self.entries, bands, strict=True):
+                _draw(entry, axes)
         return fig
 
     def save(self, out: Path) -> None:
@@ -152,6 +153,7 @@ def kernel_study(targets: Sequence[Target], *, shown: int = SHOWN, seed: int = 0
     Args:
         shown: how many filters the figure has, chosen at random with `seed`; all when fewer.
     """
+    check_targets(targets)
     entries = []
     for target in targets:
         kernels = first_kernels(target.model)
@@ -165,24 +167,30 @@ def kernel_study(targets: Sequence[Target], *, shown: int = SHOWN, seed: int = 0
     return KernelStudy(tuple(entries), seed)
 
 
-def _draw(entry: ModelKernels, band: Any) -> None:
-    value = entry.smoothness
-    band.suptitle(
-        f"{entry.model}: smoothness {value.plain()}  (independent weights {entry.noise_level:.2f})",
-        x=0.01,
-        ha="left",
-        fontsize=9,
-    )
-    channels = entry.kernels.shape[1]
-    grid = band.subplots(channels, len(entry.chosen), squeeze=False)
-    for column, index in enumerate(entry.chosen):
-        weights = entry.kernels[index]
-        top = float(weights.abs().max()) or 1.0  # one scale a filter, so that weak ones show
+def _draw(entry: ModelKernels, axes: Any) -> None:
+    channels, height, width = entry.kernels.shape[1:]
+    axes.imshow(_mosaic(entry), cmap="gray", vmin=-1, vmax=1)
+    axes.spines[:].set_visible(False)
+    axes.grid(False)
+    axes.set_xticks([i * (width + 1) + width // 2 for i in range(len(entry.chosen))], entry.chosen)
+    names = list("RGB") if channels == 3 else [str(channel) for channel in range(channels)]
+    axes.set_yticks([i * (height + 1) + height // 2 for i in range(channels)], names)
+    axes.tick_params(length=0, labelsize=7)
+    noise = f"(independent weights {entry.noise_level:.2f})"
+    axes.set_title(f"{entry.model}: smoothness {entry.smoothness.plain()} {noise}", loc="left")
+
+
+def _mosaic(entry: ModelKernels) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The chosen kernels side by side, channels below each other, a gap (NaN) between any two.
+
+    Each filter is scaled by its largest weight, so that weak ones show.
+    """
+    channels, height, width = entry.kernels.shape[1:]
+    picture = np.full((channels * (height + 1) - 1, len(entry.chosen) * (width + 1) - 1), np.nan)
+    for place, index in enumerate(entry.chosen):
+        weights = entry.kernels[index].double()
+        scaled = (weights / weights.abs().max().clamp_min(1e-30)).numpy()
         for channel in range(channels):
-            axes = grid[channel][column]
-            axes.imshow(weights[channel].numpy(), cmap="gray", vmin=-top, vmax=top)
-            axes.set(xticks=[], yticks=[])
-            axes.grid(False)
-    if channels == 3:
-        for axes, name in zip(grid[:, 0], "RGB", strict=True):
-            axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+            top, left = channel * (height + 1), place * (width + 1)
+            picture[top : top + height, left : left + width] = scaled[channel]
+    return picture

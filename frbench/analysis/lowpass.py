@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from rich.table import Table
 
@@ -26,7 +27,7 @@ from frbench.analysis.filters import (
     check_fits,
     filter_bank,
 )
-from frbench.analysis.forward import BATCH, correct, craft
+from frbench.analysis.forward import BATCH, check_targets, craft, verdicts
 from frbench.analysis.inputs import ImageSet
 from frbench.attacks import specs
 from frbench.attacks.spec import AttackSpec
@@ -210,6 +211,7 @@ def filter_study(
     Raises:
         InputError: a bandwidth is odd, not positive or larger than the image.
     """
+    check_targets(targets)
     bank = filter_bank(bandwidths, kind, clamp=clamp)
     for each in bank:
         check_fits(each.bandwidth, *samples.size)
@@ -217,7 +219,9 @@ def filter_study(
     entries: list[FilteredAccuracy] = []
     for target in targets:
         log.info("%s: clean images through %d filters", target.record.name, len(bank))
-        entries += [_measure(target, samples, samples, f, "clean", batch) for f in bank]
+        entries += [
+            _measure(target, samples.images, samples.labels, f, "clean", batch) for f in bank
+        ]
         if attacked:
             entries += _attacked(target, samples, bank, spec, adaptive, seed, batch)
     return FilterStudy(tuple(entries), spec, adaptive, seed, batch, samples.describe())
@@ -233,26 +237,25 @@ def _attacked(
     batch: int,
 ) -> list[FilteredAccuracy]:
     entries = []
-    x_adv: ImageSet | None = None
+    x_adv: torch.Tensor | None = None
     for each in bank:
         if adaptive or x_adv is None:
             model = Filtered(target.model, each) if adaptive else None
             log.info("%s: %s%s", target.record.name, spec.name, f" at {each.label}" * adaptive)
-            perturbed = craft(target, samples, spec, seed=seed, batch=batch, model=model)
-            x_adv = ImageSet(perturbed, samples.labels)
-        entries.append(_measure(target, samples, x_adv, each, spec.name, batch))
+            x_adv = craft(target, samples, spec, model=model, seed=seed, batch=batch)
+        entries.append(_measure(target, x_adv, samples.labels, each, spec.name, batch))
     return entries
 
 
 def _measure(
     target: Target,
-    samples: ImageSet,
-    shown: ImageSet,
+    images: torch.Tensor,
+    labels: torch.Tensor,
     frequency_filter: FrequencyFilter,
     attack: str,
     batch: int,
 ) -> FilteredAccuracy:
-    right = correct(Filtered(target.model, frequency_filter), shown.images, samples.labels, batch)
-    verdicts = "".join("1" if r else "0" for r in right.tolist())
+    model = Filtered(target.model, frequency_filter)
+    found = verdicts(target, images, labels, model=model, batch=batch)
     record = target.record
-    return FilteredAccuracy(record.name, record.digest, attack, frequency_filter, verdicts)
+    return FilteredAccuracy(record.name, record.digest, attack, frequency_filter, found)

@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from frbench.analysis import output
-from frbench.analysis.forward import craft
+from frbench.analysis.forward import check_targets, craft
 from frbench.analysis.inputs import ImageSet
 from frbench.attacks.spec import AttackSpec
 from frbench.errors import InputError
@@ -150,6 +150,7 @@ def spectrum_panels(
     Raises:
         InputError: an index lies outside of the images.
     """
+    check_targets(targets)
     wrong = [i for i in indices if not 0 <= i < len(samples)]
     if wrong or not indices:
         raise InputError(f"no image {wrong or ''} among the {len(samples)} given; count from 0")

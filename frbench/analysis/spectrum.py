@@ -21,7 +21,7 @@ from rich.table import Table
 
 from frbench.analysis import estimates, output
 from frbench.analysis.estimates import Estimate
-from frbench.analysis.forward import BATCH, craft
+from frbench.analysis.forward import BATCH, check_targets, craft
 from frbench.analysis.inputs import ImageSet
 from frbench.attacks.spec import AttackSpec
 from frbench.errors import InputError
@@ -234,6 +234,7 @@ def spectrum_study(
 
     Images that an attack leaves unchanged have no spectrum and are left out of the means.
     """
+    check_targets(targets)
     height, width = samples.size
     entries = []
     for target in targets:

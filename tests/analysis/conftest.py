@@ -1,0 +1,74 @@
+"""Small models and images for the analyses."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from frbench.analysis.inputs import ImageSet
+from frbench.evaluation.cells import ModelRecord
+from frbench.evaluation.target import Target
+
+
+def make_target(model: nn.Module, name: str, dataset: str = "digits", classes: int = 10) -> Target:
+    record = ModelRecord(
+        name=name,
+        target=name,
+        digest=name,
+        architecture="test",
+        parameters=sum(p.numel() for p in model.parameters()),
+        dataset=dataset,
+        classes=classes,
+        source="outside",
+    )
+    return Target(model.eval(), record)
+
+
+def train_on(samples: ImageSet, seed: int) -> nn.Module:
+    """A small network that has learnt the digits, in about a second."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 64, 10)
+        )
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(40):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(samples.images), samples.labels).backward()
+        optimizer.step()
+    return model
+
+
+@contextlib.contextmanager
+def single_thread() -> Iterator[None]:
+    """These models are so small that threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    with single_thread():
+        yield
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageSet:
+    """200 real 8 x 8 images of digits, one channel."""
+    data = load_digits()
+    images = torch.from_numpy(data.images[:200]).float().div(16).unsqueeze(1)
+    return ImageSet(images, torch.from_numpy(data.target[:200]).long())
+
+
+@pytest.fixture(scope="session")
+def targets(digits: ImageSet) -> list[Target]:
+    with single_thread():
+        models = [train_on(digits, seed) for seed in (0, 1)]
+    return [make_target(model, name) for model, name in zip(models, ("one", "two"), strict=True)]

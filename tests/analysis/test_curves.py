@@ -1,0 +1,125 @@
+"""Curves from metrics files, good and damaged; ablation bars from cells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from frbench.analysis.curves import ablation, curve_study, read_curve
+from frbench.attacks import specs
+from frbench.errors import InputError
+from frbench.evaluation.cells import Cell, DataRange
+from frbench.evaluation.target import Target
+
+
+def write_run(folder: Path, robust: list[float], **columns: list[float]) -> Path:
+    folder.mkdir()
+    lines = []
+    for epoch, value in enumerate(robust):
+        row: dict[str, Any] = {"epoch": epoch, "lr": 0.1, "train_loss": 1.0, "seconds": 2.0}
+        row |= {"val_clean": 0.8, "val_pgd20": value}
+        row |= {name: values[epoch] for name, values in columns.items() if epoch < len(values)}
+        lines.append(json.dumps(row))
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_best_is_the_first_highest_epoch_and_last_the_last(tmp_path: Path) -> None:
+    curve = read_curve(write_run(tmp_path / "run", [0.2, 0.5, 0.5, 0.4]))
+    assert (curve.name, curve.best, curve.last) == ("run", 1, 3)
+    assert curve.gap(curve.best) == pytest.approx(0.3)
+    assert curve.gap(curve.last) == pytest.approx(0.4)
+
+
+def test_a_resumed_run_counts_a_repeated_epoch_once(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [0.2, 0.3])
+    again = {"epoch": 1, "val_clean": 0.7, "val_pgd20": 0.1}
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(again) + "\n")
+    curve = read_curve(run)
+    assert list(curve.metrics["epoch"]) == [0, 1] and curve.best == 0
+    assert curve.at(1, "val_pgd20") == 0.1
+
+
+def test_several_runs_are_drawn_with_whatever_they_recorded(tmp_path: Path) -> None:
+    plain = write_run(tmp_path / "pgd_at", [0.1, 0.2, 0.3])
+    averaged = write_run(
+        tmp_path / "at_fr_swa",
+        [0.2, 0.3, 0.25],
+        test_clean=[0.7, 0.7, 0.7],
+        test_pgd20=[0.2, 0.3, 0.2],
+        swa_val_clean=[0.7] * 3,
+        swa_val_pgd20=[0.3] * 3,
+    )
+    study = curve_study([plain, averaged])
+    assert study.splits() == ["val", "test"]
+    study.save(tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "curves.json").read_text())
+    assert [run["best"] for run in content["runs"]] == [2, 1]
+    frame = study.frame()
+    assert list(frame["mark"]) == ["", "", "best+last", "", "best", "last"]
+    assert list(frame["run"].unique()) == ["pgd_at", "at_fr_swa"]
+    svg = (tmp_path / "out" / "curves.svg").read_text()
+    assert "averaged weights" in svg and "best 1, last 2" in svg
+
+
+def test_missing_and_damaged_metrics_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no metrics.jsonl in .*: is it a run folder"):
+        read_curve(tmp_path)
+    run = write_run(tmp_path / "run", [0.2])
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 1, "val_cl')
+    with pytest.raises(InputError, match=r"damaged metrics .*metrics.jsonl:2"):
+        read_curve(run)
+    (run / "metrics.jsonl").write_text('{"epoch": 0}\n')
+    with pytest.raises(InputError, match=r"metrics.jsonl:1: KeyError\('val_clean'\)"):
+        read_curve(run)
+    (run / "metrics.jsonl").write_text("")
+    with pytest.raises(InputError, match="no epoch has finished"):
+        read_curve(run)
+    with pytest.raises(InputError, match="no run given"):
+        curve_study([])
+
+
+def cell(target: Target, defense: str, attack: str, verdicts: str) -> Cell:
+    record = target.record.model_copy(update={"name": f"{defense}-run", "defense": defense})
+    return Cell(
+        model=record,
+        attack=specs()[attack],
+        data=DataRange(dataset="digits", sha256="0", stop=len(verdicts)),
+        batch=4,
+        versions={},
+        verdicts={stage: verdicts for stage in specs()[attack].stages},
+    )
+
+
+def test_ablation_bars_are_the_cells_in_the_papers_order(
+    targets: list[Target], tmp_path: Path
+) -> None:
+    cells = [
+        cell(targets[0], "at_fr_swa", "clean", "1110"),
+        cell(targets[0], "at_fr_swa", "pgd20", "1100"),
+        cell(targets[0], "pgd_at", "pgd20", "1000"),
+        cell(targets[0], "pgd_at", "clean", "11.1"),  # not complete
+        cell(targets[0], "trades", "clean", "1111"),
+    ]
+    found = ablation(cells)
+    assert found.rows == ("pgd_at", "at_fr_swa") and found.attacks == ("clean", "pgd20")
+    assert {place: e.value for place, e in found.values.items()} == {
+        ("pgd_at", "pgd20"): 0.25,
+        ("at_fr_swa", "clean"): 0.75,
+        ("at_fr_swa", "pgd20"): 0.5,
+    }
+    found.save(tmp_path)
+    assert len((tmp_path / "ablation.csv").read_text().splitlines()) == 4
+
+
+def test_ablation_refuses_to_choose_among_cells(targets: list[Target]) -> None:
+    cells = [cell(targets[0], "pgd_at", "clean", v) for v in ("1110", "1100")]
+    with pytest.raises(InputError, match="several cells for pgd_at under clean"):
+        ablation(cells)
+    with pytest.raises(InputError, match="no complete cell"):
+        ablation([])
