@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ def task_of(cell: Cell) -> Task:
     return Task(cell.data.dataset, cell.data.split, cell.data.sha256, cell.precision)
 
 
+@functools.cache
 def spec_id(spec: AttackSpec) -> str:
     """Equal for two attacks exactly when they may share a column; clean images have no norm."""
     return CLEAN if spec.eps == 0 else storage.canonical_digest(spec.model_dump(mode="json"), 8)

@@ -13,6 +13,8 @@ from itertools import combinations
 from math import sqrt
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 from frbench.errors import InputError
@@ -80,13 +82,13 @@ def pair_counts(a: str, b: str) -> PairCounts:
         raise InputError(f"cannot pair verdicts of {len(a)} and {len(b)} images")
     if UNSEEN in a or UNSEEN in b:
         raise InputError("cannot pair verdicts before every image has one; finish the evaluation")
-    pairs = list(zip(a, b, strict=True))
-    return PairCounts(
-        both=pairs.count((ROBUST, ROBUST)),
-        only_a=pairs.count((ROBUST, BROKEN)),
-        only_b=pairs.count((BROKEN, ROBUST)),
-        neither=pairs.count((BROKEN, BROKEN)),
-    )
+    left, right = _right(a), _right(b)
+    both, only_a, only_b = (int(v.sum()) for v in (left & right, left & ~right, ~left & right))
+    return PairCounts(both, only_a, only_b, len(a) - both - only_a - only_b)
+
+
+def _right(verdicts: str) -> npt.NDArray[np.bool_]:
+    return np.frombuffer(verdicts.encode(), dtype=np.uint8) == ord(ROBUST)
 
 
 def mcnemar(counts: PairCounts) -> float:
