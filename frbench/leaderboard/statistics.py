@@ -88,7 +88,8 @@ def pair_counts(a: str, b: str) -> PairCounts:
 
 
 def _right(verdicts: str) -> npt.NDArray[np.bool_]:
-    return np.frombuffer(verdicts.encode(), dtype=np.uint8) == ord(ROBUST)
+    right: npt.NDArray[np.bool_] = np.frombuffer(verdicts.encode(), np.uint8) == ord(ROBUST)
+    return right
 
 
 def mcnemar(counts: PairCounts) -> float:
