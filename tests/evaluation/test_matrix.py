@@ -1,0 +1,361 @@
+"""Cells: computed once, resumed anywhere, shared by processes, equal to plain library calls."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torchattacks
+from pyautoattack import AutoAttack
+from rich.console import Console
+from torch import Tensor, nn
+
+from frbench import storage
+from frbench.attacks import AttackSpec, autoattack, pgd, specs
+from frbench.data import Dataset, Split, to_float
+from frbench.errors import FrbenchError, InputError
+from frbench.evaluation import Cell, CellStore, Target, evaluate, matrix, runner
+
+EPS = 0.1
+TWO_STAGES = autoattack(eps=EPS, stages=["apgd-ce", "apgd-t"])
+ROOT = Path(__file__).parents[2]
+
+
+class Killed(BaseException):
+    """Stands for a signal in the middle of an evaluation."""
+
+
+def one(
+    target: Target, spec: AttackSpec, data: Dataset, store: CellStore, **options: object
+) -> Cell:
+    chosen = {"device": "cpu", "n": 40, "batch": 16, **options}
+    (cell,) = evaluate(target, [spec], data, store=store, **chosen)  # type: ignore[arg-type]
+    return cell
+
+
+def robust(verdicts: str) -> Tensor:
+    return torch.tensor([v == "1" for v in verdicts])
+
+
+@pytest.mark.parametrize("stages", [["apgd-ce", "apgd-t"], ["fab-t"], ["square"]])
+def test_autoattack_equals_a_plain_call_of_the_library(
+    target: Target, digits: Dataset, store: CellStore, stages: list[str]
+) -> None:
+    n, batch, seed = 24, 10, 7  # three chunks, which later stages gather anew
+    spec = autoattack(eps=EPS, stages=stages)
+    cell = one(target, spec, digits, store, n=n, batch=batch, seed=seed)
+    images, labels = to_float(digits.test.images[:n]), digits.test.labels[:n]
+    plain = AutoAttack(target.model, device="cpu", eps=EPS, seed=seed)
+    plain.attacks_to_run = stages
+    with torch.random.fork_rng():
+        _, predicted = plain.run_standard_evaluation(images, labels, batch_size=batch)
+    assert torch.equal(robust(cell.final_verdicts()), predicted == labels)
+    assert 0 < cell.correct() < n, "the comparison needs both kinds of images"
+
+
+@pytest.mark.slow
+def test_whole_autoattack_equals_a_plain_call(
+    target: Target, digits: Dataset, store: CellStore
+) -> None:
+    n, batch = 48, 20
+    cell = one(target, autoattack(eps=EPS), digits, store, n=n, batch=batch, seed=1)
+    images, labels = to_float(digits.test.images[:n]), digits.test.labels[:n]
+    plain = AutoAttack(target.model, device="cpu", eps=EPS, seed=1)
+    with torch.random.fork_rng():
+        _, predicted = plain.run_standard_evaluation(images, labels, batch_size=batch)
+    assert torch.equal(robust(cell.final_verdicts()), predicted == labels)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd20"])
+def test_gradient_attacks_equal_plain_torchattacks_calls(
+    target: Target, digits: Dataset, store: CellStore, name: str
+) -> None:
+    cell = one(target, specs(eps=EPS)[name], digits, store, seed=3)
+    kind = {"fgsm": torchattacks.FGSM, "pgd20": torchattacks.PGD}[name]
+    options = {"alpha": EPS / 4, "steps": 20} if name == "pgd20" else {}
+    expected = []
+    with torch.random.fork_rng():
+        for start in range(0, 40, 16):
+            images = to_float(digits.test.images[start : min(start + 16, 40)])
+            labels = digits.test.labels[start : min(start + 16, 40)]
+            torch.manual_seed(3)
+            adversarial = kind(target.model, eps=EPS, **options)(images, labels)
+            expected.append(target.model(adversarial).argmax(1) == labels)
+    assert torch.equal(robust(cell.verdicts[name]), torch.cat(expected))
+    assert 0 < cell.correct() < 40
+
+
+def test_columns_judge_by_their_own_definitions(
+    target: Target, digits: Dataset, store: CellStore
+) -> None:
+    wrong = digits.test.labels.clone()
+    wrong[:4] = (wrong[:4] + 1) % 10  # the model is "wrong" on these
+    mislabelled = Split(digits.test.images, wrong, "other")
+    data = Dataset("digits", digits.train, mislabelled, digits.classes)
+    seen: list[int] = []
+    target.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    one(target, specs()["fgsm"], data, store, n=8)
+    assert seen[-2:] == [8, 8], "FGSM attacks and judges misclassified images too"
+    cell = one(target, TWO_STAGES, data, store, n=8)
+    assert cell.verdicts["clean"].startswith("0000")
+    assert seen[-1] <= 4, "AutoAttack leaves them out"
+
+
+def test_every_interruption_ends_in_the_same_verdicts(
+    target: Target, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = one(target, TWO_STAGES, digits, CellStore(tmp_path / "whole"))
+    save, saves = CellStore.save, 0
+
+    def dying(self: CellStore, cell: Cell) -> Path:
+        nonlocal saves
+        if saves == 0:
+            raise Killed  # before the chunk reaches the disk: its work is lost
+        saves -= 1
+        return save(self, cell)
+
+    interruptions = 0
+    results = CellStore(tmp_path / "killed")
+    with monkeypatch.context() as patch:
+        patch.setattr(CellStore, "save", dying)
+        for _ in range(100):
+            saves = 1  # one chunk of progress a life
+            try:
+                resumed = one(target, TWO_STAGES, digits, results)
+                break
+            except Killed:
+                interruptions += 1
+    assert interruptions >= 6, "chunks of three stages"
+    assert resumed.verdicts == reference.verdicts
+    assert resumed.key == reference.key
+
+
+def test_an_interrupted_cell_reports_an_upper_bound(
+    target: Target, digits: Dataset, store: CellStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage_done = matrix.Reporter.stage_done
+
+    def die_after_first_bound(self: matrix.Reporter, cell: Cell, stage: str) -> None:
+        stage_done(self, cell, stage)
+        if stage == "apgd-ce":
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(matrix.Reporter, "stage_done", die_after_first_bound)
+        with pytest.raises(Killed):
+            one(target, TWO_STAGES, digits, store)
+    (partial,) = store.all()
+    assert not partial.complete and partial.stages_done() == ("apgd-ce",)
+    finished = one(target, TWO_STAGES, digits, store)
+    assert partial.accuracy >= finished.accuracy
+    assert finished.verdicts["apgd-ce"] == partial.verdicts["apgd-ce"]
+
+
+def test_finished_cells_are_read_and_not_computed(
+    target: Target, digits: Dataset, store: CellStore
+) -> None:
+    columns = [specs()["clean"], pgd(2)]
+    first = evaluate(target, columns, digits, store=store, device="cpu", n=20)
+    target.model.register_forward_pre_hook(lambda *_: pytest.fail("the model was run"))
+    again = evaluate(target, columns, digits, store=store, device="cpu", n=20)
+    assert again == first
+    assert [c.attack.name for c in again] == ["clean", "pgd2"]
+
+
+@pytest.mark.parametrize("change", [{"n": 39}, {"seed": 1}, {"batch": 8}, {"start": 1}])
+def test_another_range_seed_or_batch_is_another_cell(
+    target: Target, digits: Dataset, store: CellStore, change: dict[str, int]
+) -> None:
+    first = one(target, pgd(1), digits, store)
+    assert one(target, pgd(1), digits, store, **change).key != first.key
+    assert len(store.all()) == 2
+
+
+def test_a_damaged_cell_is_named_and_kept(
+    target: Target, digits: Dataset, store: CellStore
+) -> None:
+    path = store.path(one(target, pgd(1), digits, store))
+    path.write_text(path.read_text()[:200])
+    with pytest.raises(InputError, match=re.escape(str(path))):
+        one(target, pgd(1), digits, store)
+    assert path.exists()
+
+
+def test_model_and_random_state_are_as_before(
+    target: Target, digits: Dataset, store: CellStore
+) -> None:
+    before = {name: value.clone() for name, value in target.model.state_dict().items()}
+    state = torch.get_rng_state()
+    precision, tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    evaluate(target, [*specs().values()][:4], digits, store=store, device="cpu", n=8)
+    one(target, TWO_STAGES, digits, store, n=8)
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, value in target.model.state_dict().items():
+        assert torch.equal(value, before[name]), f"{name} changed"
+    assert all(p.requires_grad and p.grad is None for p in target.model.parameters())
+    assert torch.get_float32_matmul_precision() == precision
+    assert torch.backends.cudnn.allow_tf32 == tf32
+    assert not target.model._forward_pre_hooks
+
+
+def test_another_process_at_work_is_waited_for(
+    target: Target, digits: Dataset, store: CellStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pgd(1), pgd(2)
+    done: list[str] = []
+    run = runner.Runner.run
+    monkeypatch.setattr(
+        runner.Runner, "run", lambda self, cell: (done.append(cell.attack.name), run(self, cell))
+    )
+    blank = matrix._blank(target, first, matrix._range("digits", digits.test, "test", 0, 8), 0, 8)
+    holder = storage.locked(matrix.lock_path(store, blank))
+    holder.__enter__()
+    monkeypatch.setattr(matrix.time, "sleep", lambda _: holder.__exit__(None, None, None))
+    console = Console(file=io.StringIO())
+    options = {"store": store, "device": "cpu", "n": 8, "batch": 8, "console": console}
+    cells = evaluate(target, [first, second], digits, **options)  # type: ignore[arg-type]
+    assert done == ["pgd2", "pgd1"], "the free cell comes first"
+    assert all(cell.complete for cell in cells)
+    assert "another process is computing PGD-1" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_two_processes_on_one_folder_lose_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tools" / "kill_evaluation.py"), "worker"]
+    command += ["--results", str(tmp_path), "--images", "12", "--batch", "6"]
+    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT) for _ in range(2)]
+    assert [process.wait(timeout=200) for process in both] == [0, 0]
+    (cell,) = CellStore(tmp_path).all()
+    assert cell.complete
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_moments_changes_no_verdict() -> None:
+    command = [sys.executable, str(ROOT / "tools" / "kill_evaluation.py")]
+    result = subprocess.run(
+        [*command, "--kills", "3", "--images", "32", "--batch", "8"], cwd=ROOT, check=False
+    )
+    assert result.returncode == 0
+
+
+class Odd(nn.Module):
+    """Logits that a test bends."""
+
+    def __init__(self, bend: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+        self.bend = bend
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.bend(self.layer(images.flatten(1)))
+
+
+@pytest.mark.parametrize(
+    ("bend", "said"),
+    [
+        (lambda z: z * float("nan"), "NaN or infinite logits"),
+        (lambda z: z[:, :7], "7 outputs, the data have 10 classes"),
+        (lambda z: z[:, :, None], "maps 20 images to shape"),
+        (lambda z: z @ torch.ones(3, 3), "cannot take images of 1x8x8"),
+    ],
+)
+def test_models_that_do_not_fit_are_refused(
+    bend: Callable[[Tensor], Tensor],
+    said: str,
+    make_target: Callable[[nn.Module], Target],
+    digits: Dataset,
+    store: CellStore,
+) -> None:
+    with pytest.raises(InputError) as caught:
+        one(make_target(Odd(bend)), specs()["clean"], digits, store, n=20)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert store.all() == []
+
+
+def test_wrong_requests_are_refused(target: Target, digits: Dataset, store: CellStore) -> None:
+    for wrong in ({"n": 361}, {"n": 0}, {"start": 360}, {"start": -1}):
+        with pytest.raises(InputError, match="are not a range of digits's test split of 360"):
+            one(target, pgd(1), digits, store, **wrong)
+    with pytest.raises(InputError, match="batch 0"):
+        one(target, pgd(1), digits, store, batch=0)
+    target.model.train()
+    with pytest.raises(InputError, match="training mode"):
+        one(target, pgd(1), digits, store)
+    target.model.eval().half()
+    with pytest.raises(InputError, match="need float32"):
+        one(target, pgd(1), digits, store)
+
+
+def test_an_attack_that_leaves_its_ball_is_an_error(
+    target: Target, digits: Dataset, store: CellStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def far(images: Tensor, labels: Tensor) -> Tensor:
+        moved = images.clone()
+        moved[2] = 1 - moved[2]
+        return moved
+
+    monkeypatch.setattr(runner, "build_attack", lambda *_, **__: far)
+    with pytest.raises(FrbenchError, match=r"attack pgd1 \(pgd1\) left its limits on image 12"):
+        one(target, pgd(1), digits, store, start=10, n=8)
+    assert store.all() == []
+
+
+def test_too_little_gpu_memory_halves_the_chunk_and_is_flagged(
+    make_target: Callable[[nn.Module], Target],
+    digits: Dataset,
+    store: CellStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def at_most_five(logits: Tensor) -> Tensor:
+        if len(logits) > 5 and logits.requires_grad:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return logits
+
+    monkeypatch.setattr(matrix, "_PROBE_IMAGES", 4)
+    target = make_target(Odd(at_most_five))
+    assert one(target, pgd(2), digits, store, n=5).flags == []
+    cell = one(target, pgd(2), digits, store, n=16)
+    assert cell.complete
+    assert [flag.split(":")[0] for flag in cell.flags] == ["out-of-memory"]
+
+
+def test_autoattacks_warnings_become_flags(
+    make_target: Callable[[nn.Module], Target], digits: Dataset, store: CellStore
+) -> None:
+    def noisy(logits: Tensor) -> Tensor:
+        return logits + torch.randn_like(logits)
+
+    def steps(logits: Tensor) -> Tensor:
+        return logits.round() + 0 * logits
+
+    spec = autoattack(stages=["apgd-t"])
+    flags = {
+        name: one(make_target(Odd(bend)), spec, digits, CellStore(store.root / name), n=60).flags
+        for name, bend in {"noisy": noisy, "steps": steps}.items()
+    }
+    assert [flag.split(":")[0] for flag in flags["noisy"]] == ["randomized"]
+    assert [flag.split(":")[0] for flag in flags["steps"]] == ["zero-gradients"]
+
+
+def test_plan_bounds_and_time_left_are_told(
+    target: Target, digits: Dataset, store: CellStore
+) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    one(target, TWO_STAGES, digits, store, console=console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"plan: small: AA \(APGD-CE, APGD-T\) on 40 images, about \d+ (s|min)", said)
+    assert re.search(r"at most \d+\.\d % after APGD-CE \(n=40\), about \d+ (s|min) left", said)
+    assert re.search(r"APGD-T\) \d+\.\d % after APGD-T \(n=40\)\n", said)
+
+
+def test_a_cell_tells_where_it_was_made(target: Target, digits: Dataset, store: CellStore) -> None:
+    cell = one(target, pgd(1), digits, store)
+    assert cell.versions.keys() == {"matrix", "torch", "torchattacks"}
+    assert "+" not in cell.versions["torch"]
+    assert {"device", "host", "python", "commit", "seeding"} <= cell.provenance.keys()
+    assert cell.total_seconds > 0
