@@ -41,11 +41,11 @@ class InnerAttack(BaseModel):
 
     def forward_units(self) -> int:
         """Declared cost an image: each step a forward and an input gradient; KL needs a target."""
-        return 2 * self.steps + (1 if self.maximize == "kl" else 0)
+        return 2 * self.steps + (self.maximize != "ce")
 
     def batchnorm_forwards(self) -> int:
         """Forwards of the attack that update BatchNorm statistics."""
-        return self.steps + (self.maximize == "kl") if self.batchnorm == "train" else 0
+        return self.steps + (self.maximize != "ce") if self.batchnorm == "train" else 0
 
     def initial_noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Random start, same shape and layout as `images`, drawn on the generator's device."""
@@ -73,7 +73,7 @@ class InnerAttack(BaseModel):
             target = self._target(model, images)
             for _ in range(self.steps):
                 adversarial.requires_grad_(True)
-                loss = self._ascended(model(adversarial).float(), labels, target)
+                loss = self.ascended(model(adversarial).float(), labels, target)
                 (gradient,) = torch.autograd.grad(loss, adversarial)
                 with torch.no_grad():
                     adversarial = adversarial + self.step_size * gradient.sign_()
@@ -81,14 +81,23 @@ class InnerAttack(BaseModel):
         return adversarial.detach()
 
     def _target(self, model: nn.Module, images: Tensor) -> Tensor | None:
-        """Clean probabilities for the KL objective; they do not change between steps."""
+        """Clean probabilities, unless labels are attacked; they do not change between steps."""
         if self.maximize == "ce":
             return None
         with torch.no_grad():
-            return model(images).float().softmax(dim=1)
+            probabilities: Tensor = model(images).float().softmax(dim=1)
+        return probabilities
 
-    def _ascended(self, logits: Tensor, labels: Tensor, target: Tensor | None) -> Tensor:
-        # Summed, not averaged: the sign is the same and small gradients do not underflow.
+    def ascended(self, logits: Tensor, labels: Tensor, target: Tensor | None) -> Tensor:
+        """What the attack maximizes, a scalar; a subclass may put another loss here.
+
+        Summed, not averaged: the sign is the same and small gradients do not underflow.
+
+        Args:
+            logits: float32, of the adversarial images, shape (batch, classes).
+            labels: int64, shape (batch,).
+            target: probabilities of the clean images; None when `maximize` is `ce`.
+        """
         if target is None:
             return F.cross_entropy(logits, labels, reduction="sum")
         return F.kl_div(logits.log_softmax(dim=1), target, reduction="sum")

@@ -35,6 +35,8 @@ class Plan:
     seed: int
     recipe: Recipe
     frame: Frame
+    changed: tuple[str, ...] = ()
+    """What the command line changed, as `key=value`."""
 
     @property
     def average(self) -> WeightAverage | None:
@@ -60,7 +62,11 @@ class Plan:
     @property
     def name(self) -> str:
         """Name of the run folder: readable, and different for every different run."""
-        return f"{self.preset}-{self.defense}-s{self.seed}-{self.trajectory}"
+        average = self.average
+        tail = self.trajectory
+        if average is not None:  # it is no part of the trajectory, yet another average is another run
+            tail = f"{storage.canonical_digest(average.model_dump(mode='json'), length=4)}-{tail}"
+        return f"{self.preset}-{self.defense}-s{self.seed}-{tail}"
 
     def settings(self) -> dict[str, Any]:
         """Everything, as JSON-like data for the run folder."""
@@ -71,6 +77,7 @@ class Plan:
             "seed": self.seed,
             "recipe": self.recipe.described(),
             "frame": self.frame.model_dump(mode="json"),
+            "changed": list(self.changed),
         }
 
     def with_seed(self, seed: int) -> Plan:
@@ -115,7 +122,8 @@ def resolve(
     layers.apply({key: _typed(value) for key, value in (overrides or {}).items()})
     recipe, frame = layers.built()
     _check(recipe, frame)
-    return Plan(found.name, preset, protocol, seed, recipe, frame)  # type: ignore[arg-type]
+    changed = tuple(f"{key}={value}" for key, value in (overrides or {}).items())
+    return Plan(found.name, preset, protocol, seed, recipe, frame, changed)  # type: ignore[arg-type]
 
 
 class _Layers:

@@ -105,11 +105,8 @@ class Recipe(BaseModel):
     def described(self) -> dict[str, Any]:
         """All that decides the training, as JSON-like data."""
         return {
-            "objective": {
-                "kind": type(self.objective).__name__,
-                **self.objective.model_dump(mode="json"),
-            },
-            "attack": {"kind": type(self.attack).__name__, **self.attack.model_dump(mode="json")},
+            "objective": {"kind": _kind(self.objective), **self.objective.model_dump(mode="json")},
+            "attack": {"kind": _kind(self.attack), **self.attack.model_dump(mode="json")},
             "mechanisms": {m.kind: m.model_dump(mode="json") for m in self.mechanisms},
         }
 
@@ -142,9 +139,16 @@ class Recipe(BaseModel):
         A forward pass is 1 F, the gradient to the input 1 F, to the weights 1 F more; so a trained
         branch costs 3 F, and a weight perturbation doubles the branches.
         """
-        passes = 2 if self.mechanism("awp") is not None else 1
+        awp = self.mechanism("awp")
+        perturbing = awp is not None and (epoch is None or epoch >= getattr(awp, "start_epoch", 0))
+        passes = 2 if perturbing else 1
         return self.attack.forward_units() + 3 * passes * len(self.branches(epoch))
 
     def batchnorm_forwards(self, epoch: int | None = None) -> int:
         """Declared forwards a step that update the model's BatchNorm statistics."""
         return self.attack.batchnorm_forwards() + len(self.branches(epoch))
+
+
+def _kind(part: BaseModel) -> str:
+    """Module and class: two files may call different losses by one class name."""
+    return f"{type(part).__module__}.{type(part).__qualname__}"

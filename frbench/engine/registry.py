@@ -31,26 +31,26 @@ def defenses() -> tuple[dict[str, Defense], tuple[BrokenModule, ...]]:
     for name, module in modules.items():
         path = Path(str(module.__file__))
         recipe = getattr(module, "recipe", None)
-        problem = _problem(name, recipe)
-        if problem:
-            unusable.append(BrokenModule(path, 1, problem))
+        if not isinstance(recipe, Recipe) or not _owns_its_name(name, recipe):
+            unusable.append(BrokenModule(path, 1, _problem(name, recipe)))
             continue
         summary = (inspect.getdoc(module) or "").split("\n")[0]
         found[name] = Defense(name, recipe, summary, path)
     return found, tuple(unusable)
 
 
-def _problem(name: str, recipe: object) -> str | None:
+def _owns_its_name(name: str, recipe: Recipe) -> bool:
+    return bool(recipe.mechanisms) or recipe.base == name
+
+
+def _problem(name: str, recipe: object) -> str:
     if recipe is None:
         return "defines no `recipe`; end the file with `recipe = Recipe(...)`"
     if not isinstance(recipe, Recipe):
         return f"`recipe` is a {type(recipe).__name__}, not a Recipe"
-    if not recipe.mechanisms and recipe.base != name:
-        return (
-            f"its recipe says base='{recipe.base}', which is a name already taken or another "
-            f"file's; write base='{name}'"
-        )
-    return None
+    return (
+        f"its recipe says base='{recipe.base}', which is another file's name; write base='{name}'"
+    )
 
 
 def parse_defense(text: str) -> Defense:
@@ -68,13 +68,14 @@ def parse_defense(text: str) -> Defense:
         return known[parts[0]]
     for part in parts:
         _check_part(part, known, broken)
-    bases = [p for p in parts if p not in MECHANISMS] or parts[:1]
+    # 'awp' is a recipe and a mechanism: a recipe where no other part brings a loss.
+    bases = [p for p in parts if p not in MECHANISMS] or [p for p in parts if p in known][:1]
     if len(bases) > 1:
         raise InputError(
             f"'{bases[0]}' and '{bases[1]}' both bring a loss, and a recipe has one; compose one of "
             f"them with mechanisms ({', '.join(MECHANISMS)})"
         )
-    if bases[0] not in known:
+    if not bases:
         raise InputError(f"'{text}' has mechanisms only; start with a recipe: {', '.join(known)}")
     recipe = known[bases[0]].recipe
     extra = list(parts)
