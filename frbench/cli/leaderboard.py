@@ -9,11 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from frbench.leaderboard import compare as comparison
-from frbench.leaderboard import render
-from frbench.leaderboard import table as tables
-from frbench.leaderboard.export import MISSING, Paper, export_robustbench
-from frbench.leaderboard.refresh import refresh
+# The stages are imported where they are used: pandas and scipy take longer to import than most
+# commands take to run.
 
 RESULTS = Path("results/local")
 
@@ -33,6 +30,9 @@ def leaderboard(
     ] = False,
 ) -> None:
     """Print the measured rows beside the published ones."""
+    from frbench.leaderboard import render
+    from frbench.leaderboard import table as tables
+
     board = tables.leaderboard(results_dir, each_seed=each_seed)
     _print(render.render(board, form, width=_width(), color=_color()))
     if write:
@@ -47,6 +47,9 @@ def compare(
     form: Annotated[str, typer.Option("--format", help="table, markdown or json.")] = "table",
 ) -> None:
     """Compare two rows image by image: which images changed sides, and is it noise?"""
+    from frbench.leaderboard import compare as comparison
+    from frbench.leaderboard import render
+
     found = comparison.compare(results_dir, a, b)
     _print(render.render_comparison(found, form, width=_width(), color=_color()))
 
@@ -58,12 +61,14 @@ def export_to_robustbench(
         "robustbench-submission"
     ),
     model_id: Annotated[str, typer.Option(help="Name of the entry, such as Rice2020Over.")] = "",
-    title: Annotated[str, typer.Option(help="Title of the paper.")] = MISSING,
-    authors: Annotated[str, typer.Option(help="Authors of the paper.")] = MISSING,
-    link: Annotated[str, typer.Option(help="Address of the paper.")] = MISSING,
-    venue: Annotated[str, typer.Option(help="Where it appeared.")] = MISSING,
+    title: Annotated[str, typer.Option(help="Title of the paper.")] = "N/A",
+    authors: Annotated[str, typer.Option(help="Authors of the paper.")] = "N/A",
+    link: Annotated[str, typer.Option(help="Address of the paper.")] = "N/A",
+    venue: Annotated[str, typer.Option(help="Where it appeared.")] = "N/A",
 ) -> None:
     """Write a RobustBench submission: model info, loader and text."""
+    from frbench.leaderboard.export import Paper, export_robustbench
+
     paper = Paper(title=title, authors=authors, link=link, venue=venue)
     for path in export_robustbench(results_dir, run, output, model_id=model_id, paper=paper):
         typer.echo(path)
@@ -71,6 +76,8 @@ def export_to_robustbench(
 
 def refresh_baselines() -> None:
     """Fetch the newest RobustBench entries, where the network allows."""
+    from frbench.leaderboard.refresh import refresh
+
     info = refresh()
     typer.echo(f"RobustBench {info.state}: {info.entries} entries")
 
@@ -84,4 +91,6 @@ def _color() -> bool:
 
 
 def _width() -> int:
-    return max(render.WIDTH, Console().width) if sys.stdout.isatty() else render.WIDTH
+    from frbench.leaderboard.render import WIDTH
+
+    return max(WIDTH, Console().width) if sys.stdout.isatty() else WIDTH

@@ -41,6 +41,9 @@ class Folded(nn.Module):
         for conv_name, norm_name in self._pairs:
             conv, norm = modules[conv_name], modules[norm_name]
             folded = self.net.get_submodule(conv_name)
+            assert isinstance(conv, nn.Conv2d) and isinstance(folded, nn.Conv2d)
+            assert isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None
+            assert norm.running_mean is not None
             scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
             shift = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
             torch.mul(conv.weight, scale.view(-1, 1, 1, 1), out=folded.weight)

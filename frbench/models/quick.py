@@ -1,6 +1,7 @@
-"""Our small pre-activation residual networks: `quick` for two CPU cores, `tiny` for tests.
+"""Our small residual networks: `quick` for two CPU cores, `tiny` for tests.
 
-Pre-activation blocks after He et al., Identity Mappings in Deep Residual Networks (2016).
+Basic blocks after He et al., Deep Residual Learning (2016): every BatchNorm follows a convolution,
+so that attacks can fold it away (`folding.py`).
 """
 
 from __future__ import annotations
@@ -12,29 +13,29 @@ import torch.nn.functional as F
 from torch import nn
 
 
-class PreActBlock(nn.Module):
-    """BN, ReLU, 3x3, BN, ReLU, 3x3; a projection shortcut takes the activated input."""
+class BasicBlock(nn.Module):
+    """3x3, BN, ReLU, 3x3, BN, plus a shortcut (1x1 and BN where the shape changes), ReLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.shortcut: nn.Conv2d | None = None
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Features (n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
-        activated = F.relu(self.bn1(x))
-        residual = x if self.shortcut is None else self.shortcut(activated)
-        out: torch.Tensor = self.conv2(F.relu(self.bn2(self.conv1(activated))))
-        return out + residual
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(out + self.shortcut(x))
 
 
 class QuickNet(nn.Module):
-    """A stem, one block a stage, BN and ReLU, global average pooling, a linear layer.
+    """A stem, one block a stage, global average pooling, a linear layer.
 
     Args:
         classes: length of the logits.
@@ -55,16 +56,16 @@ class QuickNet(nn.Module):
         super().__init__()
         padding = (stem_kernel - 1) // 2
         self.stem = nn.Conv2d(channels, widths[0], stem_kernel, stem_stride, padding, bias=False)
+        self.bn = nn.BatchNorm2d(widths[0])
         inputs = (widths[0], *widths)
         self.stages = nn.Sequential(
-            *(PreActBlock(inputs[i], w, 1 if i == 0 else 2) for i, w in enumerate(widths))
+            *(BasicBlock(inputs[i], w, 1 if i == 0 else 2) for i, w in enumerate(widths))
         )
-        self.bn = nn.BatchNorm2d(widths[-1])
         self.linear = nn.Linear(widths[-1], classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (n, classes) for images (n, channels, h, w)."""
-        features = F.relu(self.bn(self.stages(self.stem(x))))
+        features = self.stages(F.relu(self.bn(self.stem(x))))
         logits: torch.Tensor = self.linear(features.mean((2, 3)))
         return logits
 

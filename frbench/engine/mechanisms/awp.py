@@ -47,18 +47,20 @@ class AdversarialWeightPerturbation(Mechanism):
         saved = [w.detach().clone() for w in weights]
         with torch.no_grad():
             steps = [self._step(w, g) for w, g in zip(saved, gradients, strict=True)]
-            torch._foreach_add_(weights, steps)
+            for weight, step in zip(weights, steps, strict=True):
+                weight.add_(step)
         try:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(weights, saved)
-                for weight, step in zip(weights, steps, strict=True):
+                for weight, value, step in zip(weights, saved, steps, strict=True):
+                    weight.copy_(value)
                     if weight.grad is not None:
                         weight.grad.add_(step, alpha=weight_decay)
 
     def _step(self, weight: Tensor, gradient: Tensor) -> Tensor:
-        return gradient * (self.gamma * weight.norm() / (gradient.norm() + 1e-20))
+        step: Tensor = gradient * (self.gamma * weight.norm() / (gradient.norm() + 1e-20))
+        return step
 
 
 def perturbed_weights(model: nn.Module) -> list[nn.Parameter]:

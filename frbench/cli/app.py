@@ -1,0 +1,145 @@
+"""The `frbench` command. Thin: each function here turns what was typed into one call."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from frbench.cli import data as datasets
+from frbench.cli import leaderboard as boards
+from frbench.cli import listing
+from frbench.cli.options import (
+    AttackList,
+    DefenseName,
+    DeviceName,
+    Overrides,
+    PresetName,
+    ProtocolName,
+    ResultsDir,
+    RunsDir,
+    Seed,
+)
+from frbench.errors import FrbenchError
+
+app = typer.Typer(
+    help="Train, attack and compare adversarially robust image classifiers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+_data = typer.Typer(help="Fetch and verify datasets.", no_args_is_help=True)
+_export = typer.Typer(help="Write submissions for others.", no_args_is_help=True)
+_baselines = typer.Typer(help="Published numbers.", no_args_is_help=True)
+app.add_typer(_data, name="data")
+app.add_typer(_export, name="export")
+app.add_typer(_baselines, name="baselines")
+_data.command("fetch")(datasets.fetch)
+_data.command("verify")(datasets.verify)
+_export.command("robustbench")(boards.export_to_robustbench)
+_baselines.command("refresh")(boards.refresh_baselines)
+app.command("leaderboard")(boards.leaderboard)
+app.command("compare")(boards.compare)
+app.command("list")(listing.list_names)
+app.command("doctor")(listing.doctor)
+
+log = Console(stderr=True)
+
+
+@app.command()
+def train(
+    defense: DefenseName,
+    overrides: Overrides = None,
+    preset: PresetName = None,
+    protocol: ProtocolName = "common",
+    seed: Seed = 0,
+    runs_dir: RunsDir = Path("runs"),
+    device: DeviceName = "auto",
+    estimate: Annotated[bool, typer.Option(help="Forecast time and memory, train nothing.")] = False,
+) -> None:
+    """Train a defense, or go on with an unfinished run of the same settings.
+
+    Examples:
+
+        frbench train pgd_at --preset quick
+
+        frbench train trades+awp+ema --preset resnet18 beta=5 awp.gamma=0.005
+    """
+    from frbench.cli import work
+
+    work.train(defense, overrides, preset, protocol, seed, runs_dir, device, estimate)
+
+
+@app.command()
+def evaluate(
+    targets: Annotated[
+        list[str],
+        typer.Argument(metavar="TARGET...", help="Run, natural, file:PATH, robustbench:ID, timm:NAME."),
+    ],
+    attacks: AttackList = "clean,fgsm,pgd20,cw,aa",
+    n: Annotated[int | None, typer.Option(help="Test images, from the first on.")] = None,
+    norm: Annotated[str, typer.Option(help="Linf or L2.")] = "Linf",
+    eps: Annotated[str | None, typer.Option(help="Radius in [0, 1], such as 8/255.")] = None,
+    stages: Annotated[str | None, typer.Option(help="Of AutoAttack: apgd-ce,apgd-t,...")] = None,
+    arch: Annotated[str | None, typer.Option(help="Architecture of file: weights.")] = None,
+    normalization: Annotated[str | None, typer.Option(help="Of file: weights.")] = None,
+    device: DeviceName = "auto",
+    seed: Seed = 0,
+    batch: Annotated[int, typer.Option(help="Images a chunk; decides the random numbers.")] = 256,
+    runs_dir: RunsDir = Path("runs"),
+    results_dir: ResultsDir = boards.RESULTS,
+) -> None:
+    """Attack models with every column that is not there yet.
+
+    Examples:
+
+        frbench evaluate natural --attacks clean,fgsm,pgd20 --n 256
+
+        frbench evaluate file:model.pt --arch resnet18 --attacks aa --stages apgd-ce,apgd-t
+    """
+    from frbench.cli import work
+
+    work.evaluate(
+        targets, attacks, n, norm, eps, stages, arch, normalization, device, seed, batch, runs_dir,
+        results_dir,
+    )
+
+
+@app.command()
+def bench(
+    defenses: Annotated[list[str], typer.Argument(metavar="DEFENSE...", help="Names or compositions; key=value after them.")],
+    preset: PresetName = None,
+    protocol: ProtocolName = "common",
+    seeds: Annotated[int, typer.Option(min=1, help="Train with seeds 0 to this less one.")] = 1,
+    n: Annotated[int | None, typer.Option(min=1, help="Test images in every column.")] = None,
+    runs_dir: RunsDir = Path("runs"),
+    results_dir: ResultsDir = boards.RESULTS,
+    device: DeviceName = "auto",
+    estimate: Annotated[bool, typer.Option(help="Forecast time and memory, run nothing.")] = False,
+) -> None:
+    """Train (or reuse), attack with every column, print the leaderboard.
+
+    Examples:
+
+        frbench bench at_fr_swa --preset quick
+
+        frbench bench pgd_at at_swa at_fr at_fr_swa --preset quick --seeds 3
+    """
+    from frbench.cli import work
+
+    work.bench(defenses, preset, protocol, seeds, n, runs_dir, results_dir, device, estimate)
+
+
+def main() -> None:
+    """Entry point: our errors become one line and an exit code."""
+    try:
+        app()
+    except FrbenchError as error:
+        print(f"frbench: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("frbench: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

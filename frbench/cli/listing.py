@@ -1,0 +1,191 @@
+"""Commands that only look: `list` and `doctor`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from frbench.names import lookup
+
+Rows = Iterable[Sequence[str]]
+
+
+def list_names(
+    what: Annotated[str, typer.Argument(help="defenses, attacks, models, datasets or presets.")],
+) -> None:
+    """Show what there is, with every setting that can be changed.
+
+    Example:
+
+        frbench list defenses
+    """
+    headings, rows = lookup("list", what, _LISTS)()
+    table = Table(box=None, header_style="bold", padding=(0, 2, 1, 0))
+    for number, heading in enumerate(headings):
+        table.add_column(heading, overflow="fold", no_wrap=number not in (0, 1))
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+def _defenses() -> tuple[Sequence[str], Rows]:
+    from frbench.engine.registry import defenses
+
+    known, broken = defenses()
+    for module in broken:
+        print(f"frbench: a file in defenses/ cannot be used: {module}", file=sys.stderr)
+    rows = []
+    for defense in known.values():
+        recipe = defense.recipe
+        parts: list[tuple[str, BaseModel]] = [("", recipe.objective), ("attack.", recipe.attack)]
+        parts += [(f"{m.kind}.", m) for m in recipe.mechanisms]
+        settings = [text for prefix, part in parts for text in _fields(prefix, part)]
+        rows.append(
+            (
+                defense.name,
+                "\n".join([defense.summary, f"{recipe.forward_units()} forward units a step"]),
+                "\n".join(settings),
+                "\n".join(_original(recipe.original, recipe.original_for)) or "as common",
+            )
+        )
+    return ("defense", "what it is", "common protocol", "original protocol"), rows
+
+
+def _fields(prefix: str, part: BaseModel) -> list[str]:
+    return [f"{prefix}{name}={_short(getattr(part, name))}" for name in type(part).model_fields]
+
+
+def _original(changes: dict[str, object], per_model: dict[str, dict[str, object]]) -> list[str]:
+    lines = [f"{key}={_short(value)}" for key, value in changes.items()]
+    for architecture, values in per_model.items():
+        lines.append(f"for {architecture}:")
+        lines += [f"  {key}={_short(value)}" for key, value in values.items()]
+    return lines
+
+
+def _short(value: object) -> str:
+    from frbench.attacks.spec import format_length
+
+    if isinstance(value, float) and 0 < value < 0.2:
+        return format_length(value)
+    if isinstance(value, tuple):
+        return ",".join(str(item) for item in value)
+    return str(value)
+
+
+def _attacks() -> tuple[Sequence[str], Rows]:
+    from frbench.attacks import specs
+
+    rows = []
+    for norm in ("Linf", "L2"):
+        for spec in specs(norm).values():  # type: ignore[arg-type]
+            steps = "" if spec.steps is None else f"{spec.steps}"
+            step = "" if spec.step_size is None else _short(spec.step_size)
+            rows.append((spec.name, spec.threat_model, steps, step, spec.library, ", ".join(spec.stages)))
+    return ("attack", "threat model", "steps", "step", "from", "stages"), dict.fromkeys(rows)
+
+
+def _models() -> tuple[Sequence[str], Rows]:
+    from frbench.models import architectures
+
+    rows = [(a.name, a.summary) for a in architectures().values()]
+    return ("architecture", "what it is"), [*rows, ("timm:NAME", "any architecture of timm")]
+
+
+def _datasets() -> tuple[Sequence[str], Rows]:
+    from frbench.data import DATASETS
+
+    return ("dataset", "what it is"), [(d.name, d.summary) for d in DATASETS.values()]
+
+
+def _presets() -> tuple[Sequence[str], Rows]:
+    from frbench.engine.presets import PRESETS
+
+    rows = [
+        (p.name, p.summary, "\n".join(f"{k}={_short(v)}" for k, v in p.overrides.items()))
+        for p in PRESETS.values()
+    ]
+    return ("preset", "what it is", "what it sets"), rows
+
+
+_LISTS: dict[str, Callable[[], tuple[Sequence[str], Rows]]] = {
+    "defenses": _defenses,
+    "attacks": _attacks,
+    "models": _models,
+    "datasets": _datasets,
+    "presets": _presets,
+}
+
+
+def doctor() -> None:
+    """Say what this machine has, what is missing, and the command that mends it."""
+    table = Table("", "what", "found", "to mend it", box=None, header_style="bold")
+    healthy = True
+    for what, found, mend in _examinations():
+        healthy &= not mend
+        table.add_row("[red]✗[/]" if mend else "[green]✓[/]", what, found, mend)
+    Console(highlight=False).print(table)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def _examinations() -> Iterable[tuple[str, str, str]]:
+    """(what, what was found, the command that mends it or nothing) for each thing examined."""
+    running = ".".join(map(str, sys.version_info[:3]))
+    supported = (3, 11) <= sys.version_info[:2] <= (3, 12)
+    yield "Python", running, "" if supported else "install Python 3.11 or 3.12, then: make setup"
+    for name in ("torch", "torchvision", "torchattacks", "pyautoattack", "robustbench", "timm"):
+        yield _package(name)
+    yield _robustbench_files()
+    yield _accelerator()
+    yield _dataset()
+    free = shutil.disk_usage(".").free / 1e9
+    yield "free disk", f"{free:.0f} GB here", "" if free > 2 else "free 2 GB for runs and data"
+
+
+def _package(name: str) -> tuple[str, str, str]:
+    try:
+        return name, version(name), ""
+    except PackageNotFoundError:
+        return name, "missing", "make setup"
+
+
+def _robustbench_files() -> tuple[str, str, str]:
+    from frbench.compat import shadowed_robustbench_files
+
+    shadowed = shadowed_robustbench_files()
+    if not shadowed:
+        return "robustbench's files", "its own", ""
+    return "robustbench's files", f"{len(shadowed)} overwritten by torchattacks", "make setup"
+
+
+def _accelerator() -> tuple[str, str, str]:
+    import torch
+
+    if torch.cuda.is_available():
+        return "accelerator", torch.cuda.get_device_name(), ""
+    return "accelerator", f"none; {torch.get_num_threads()} CPU threads", ""
+
+
+def _dataset() -> tuple[str, str, str]:
+    from frbench.data import cache_path
+    from frbench.errors import FrbenchError
+
+    path = cache_path("cifar10")
+    if not path.is_file():
+        return "CIFAR-10", f"not in {path.parent}", "frbench data fetch cifar10"
+    try:
+        from frbench.data import verify_dataset
+
+        verify_dataset("cifar10")
+    except FrbenchError as error:
+        return "CIFAR-10", str(error), "frbench data fetch cifar10"
+    return "CIFAR-10", f"verified in {path.parent}", ""

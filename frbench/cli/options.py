@@ -1,0 +1,27 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DefenseName = Annotated[
+    str, typer.Argument(metavar="DEFENSE", help="A name or a composition such as trades+awp+ema.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as epochs=10.")
+]
+PresetName = Annotated[
+    str | None,
+    typer.Option(help="quick, resnet18, paper; default: quick, or resnet18 with a GPU."),
+]
+ProtocolName = Annotated[
+    str, typer.Option(help="common: one frame for all; original: the authors' own settings.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+RunsDir = Annotated[Path, typer.Option(help="Folder of run folders.")]
+ResultsDir = Annotated[Path, typer.Option(help="Folder that holds cells/.")]
+DeviceName = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+AttackList = Annotated[str, typer.Option(help="Columns: clean, fgsm, pgdN, cw, aa.")]

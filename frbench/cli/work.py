@@ -1,0 +1,130 @@
+"""What train, evaluate and bench do once their arguments are typed; imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from frbench.attacks import parse_attacks, parse_eps
+from frbench.cli import leaderboard as boards
+from frbench.data import load_dataset
+from frbench.engine.device import Device, find_device
+from frbench.engine.plan import Plan, default_preset, parse_overrides, resolve
+from frbench.evaluation import CellStore, resolve_target
+from frbench.evaluation import evaluate as fill
+from frbench.names import lookup
+from frbench.workflow import attack_run, train_all
+
+log = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def train(
+    defense: str,
+    overrides: list[str] | None,
+    preset: str | None,
+    protocol: str,
+    seed: int,
+    runs_dir: Path,
+    device: str,
+    estimate: bool,
+) -> None:
+    where = find_device(device)
+    plan = resolve(
+        defense,
+        preset=_preset(preset, where),
+        protocol=protocol,
+        seed=seed,
+        overrides=parse_overrides(overrides or []),
+    )
+    if _forecast([plan], where, print_only=estimate):
+        return
+    (run,) = train_all([plan], where, runs_dir, log)
+    print(run.path)
+
+
+def evaluate(
+    targets: list[str],
+    attacks: str,
+    n: int | None,
+    norm: str,
+    eps: str | None,
+    stages: str | None,
+    arch: str | None,
+    normalization: str | None,
+    device: str,
+    seed: int,
+    batch: int,
+    runs_dir: Path,
+    results_dir: Path,
+) -> None:
+    where = find_device(device)
+    radius = None if eps is None else parse_eps(eps)
+    norm = lookup("norm", norm, {"Linf": "Linf", "L2": "L2"})
+    columns = parse_attacks(attacks, norm=norm, eps=radius, stages=stages)  # type: ignore[arg-type]
+    store = CellStore(results_dir)
+    for text in targets:
+        target = resolve_target(
+            text,
+            device=where.device,
+            runs_dir=runs_dir,
+            architecture=arch,
+            normalization=normalization,
+        )
+        if target.record.note:
+            log.print(f"{target.record.name}: {target.record.note}")
+        data = load_dataset(target.record.dataset)
+        fill(
+            target,
+            columns,
+            data,
+            store=store,
+            device=where.device,
+            n=n,
+            seed=seed,
+            batch=batch,
+            console=log,
+        )
+    boards.leaderboard(results_dir=results_dir)
+
+
+def bench(
+    words: list[str],
+    preset: str | None,
+    protocol: str,
+    seeds: int,
+    n: int | None,
+    runs_dir: Path,
+    results_dir: Path,
+    device: str,
+    estimate: bool,
+) -> None:
+    where = find_device(device)
+    overrides = parse_overrides(w for w in words if "=" in w)
+    chosen = _preset(preset, where)
+    plans = [
+        resolve(name, preset=chosen, protocol=protocol, seed=seed, overrides=overrides)
+        for name in dict.fromkeys(w for w in words if "=" not in w)
+        for seed in range(seeds)
+    ]
+    if _forecast(plans, where, print_only=estimate):
+        return
+    store = CellStore(results_dir)
+    for plan, run in zip(plans, train_all(plans, where, runs_dir, log), strict=True):
+        attack_run(plan, run, where, store, log, n=n)
+    boards.leaderboard(results_dir=results_dir, write=True)
+
+
+def _preset(name: str | None, device: Device) -> str:
+    if name is not None:
+        return name
+    chosen = default_preset(device.cuda)
+    kind = "there is a GPU" if device.cuda else "there is no GPU"
+    log.print(f"preset {chosen}: {kind}; --preset chooses another")
+    return chosen
+
+
+def _forecast(plans: list[Plan], device: Device, *, print_only: bool) -> bool:
+    """Say what the settings are and how long they will take; True when that was all."""
+
+    return print_only

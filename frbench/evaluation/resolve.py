@@ -1,0 +1,114 @@
+"""From what a user types as TARGET to a model that is ready to be attacked.
+
+TARGET is a run folder or a run's name (its best weights, or `@VIEW` such as `@last`), or a model
+from outside: `natural`, `file:PATH`, `robustbench:ID`, `timm:NAME`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from frbench.engine.presets import PRESETS
+from frbench.engine.registry import parse_defense
+from frbench.engine.run import RunFolder
+from frbench.errors import InputError
+from frbench.evaluation.cells import ModelRecord
+from frbench.evaluation.target import Target
+from frbench.evaluation.targets import adapters, is_outside, load_outside
+from frbench.models import load_weights
+from frbench.names import lookup, unknown
+
+RUNS = Path("runs")
+
+
+def resolve_target(
+    text: str,
+    *,
+    device: str | torch.device = "cpu",
+    runs_dir: Path = RUNS,
+    architecture: str | None = None,
+    normalization: str | None = None,
+) -> Target:
+    """The model that `text` names, in eval mode on `device`.
+
+    Args:
+        text: a TARGET, see the module's text.
+        runs_dir: where runs are looked up by name.
+        architecture: of weights from outside that do not tell.
+        normalization: of weights from outside: `none` or `cifar10`.
+
+    Raises:
+        InputError: no such run, weights or adapter (with the nearest known), or a damaged file.
+    """
+    name, _, view = text.partition("@")
+    for folder in (Path(name), runs_dir / name):
+        if (folder / "run.json").is_file():
+            return run_target(RunFolder(folder), view or None, device=device)
+    if is_outside(text):
+        return load_outside(text, architecture, normalization=normalization, device=device)
+    if Path(name).exists():
+        raise InputError(
+            f"{name} is not a run (it has no run.json); for a weights file write file:{name}"
+        )
+    runs = [p.parent.name for p in runs_dir.glob("*/run.json")]
+    raise unknown("target", text, [*runs, *adapters()])
+
+
+def run_target(
+    run: RunFolder, view: str | None = None, *, device: str | torch.device = "cpu"
+) -> Target:
+    """One view of a run: its defense's best weights, or the one asked for."""
+    views = run.views()
+    if not views:
+        raise InputError(
+            f"run {run.name} has no weights yet; train it with the same 'frbench train' command"
+        )
+    settings = run.info()["settings"]
+    if view is None:
+        view = headline_view(settings["recipe"]["mechanisms"])
+    path = lookup(f"view of run {run.name}", view, {v: run.weights(v) for v in views})
+    model, meta = load_weights(path)
+    model.to(device)
+    preset = PRESETS.get(settings["preset"])
+    notes = [preset.shortened if preset else "", *settings.get("changed", [])]
+    record = ModelRecord(
+        name=row_name(settings["defense"], view),
+        target=run.name if view == "best" else f"{run.name}@{view}",
+        digest=meta.digest,
+        architecture=meta.architecture,
+        parameters=sum(p.numel() for p in model.parameters()),
+        dataset=meta.dataset,
+        classes=meta.classes,
+        source="run",
+        defense=row_name(settings["defense"], view),
+        preset=settings["preset"],
+        protocol=settings["protocol"],
+        weights=view.rpartition("-")[2],
+        seed=settings["seed"],
+        epoch=meta.extra["epoch"] + 1,
+        comparable=bool(preset and preset.comparable) and not settings.get("changed"),
+        note="; ".join(filter(None, notes)),
+        cost={k: v for k, v in run.info()["cost"].items() if v is not None},
+    )
+    return Target(model.eval().requires_grad_(False), record)
+
+
+def headline_view(mechanisms: dict[str, object]) -> str:
+    """The view that a defense's row reports: its average's best weights, or simply the best."""
+    return next((f"{kind}-best" for kind in ("swa", "ema") if kind in mechanisms), "best")
+
+
+def row_name(defense: str, view: str) -> str:
+    """The defense that a view of a run stands for: without its average, that of the plain weights.
+
+    `at_fr_swa` at view `best` is `at_fr`: the same training, not averaged.
+    """
+    if "-" in view:
+        return defense
+    found = parse_defense(defense)
+    plain = [m.kind for m in found.recipe.mechanisms if m.kind not in ("swa", "ema")]
+    if len(plain) == len(found.recipe.mechanisms):
+        return defense
+    return parse_defense("+".join([found.recipe.base, *plain])).name

@@ -1,0 +1,142 @@
+"""The main job, end to end: train what is missing, attack what is not attacked yet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from frbench import storage
+from frbench.attacks import specs
+from frbench.data import Dataset, load_dataset
+from frbench.engine.device import Device
+from frbench.engine.plan import Plan
+from frbench.engine.presets import find_preset
+from frbench.engine.run import RunFolder, find_run
+from frbench.engine.trainer import Trainer, open_run
+from frbench.evaluation import Cell, CellStore, evaluate, run_target
+from frbench.evaluation.resolve import headline_view
+
+
+class TrainingDisplay:
+    """Shows a training on a console: a bar with the time left, a line an epoch."""
+
+    def __init__(self, console: Console, name: str, epochs: int) -> None:
+        self.console, self.name, self.epochs = console, name, epochs
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps, left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task(f"training {name}", total=None)
+        self._started = time.perf_counter()
+        self._first_step: int | None = None
+
+    def step(self, done: int, total: int) -> None:
+        if self._first_step is None:
+            self._first_step = done - 1
+        self._done, self._total = done, total
+        self.bar.update(self.task, completed=done, total=total)
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        parts = [f"epoch {metrics['epoch'] + 1}/{self.epochs}", f"loss {metrics['train_loss']:.3f}"]
+        for kind in ("", "swa_", "ema_"):
+            if f"{kind}val_pgd20" in metrics:
+                label = kind.rstrip("_") or "held-out"
+                parts.append(
+                    f"{label} clean {100 * metrics[f'{kind}val_clean']:.1f} % "
+                    f"pgd20 {100 * metrics[f'{kind}val_pgd20']:.1f} %"
+                )
+        parts.append(f"{metrics['seconds']:.1f} s, {self._left()} left")
+        self.console.print(f"{self.name}: " + ", ".join(parts), highlight=False, soft_wrap=True)
+
+    def _left(self) -> str:
+        run = self._done - (self._first_step or 0)
+        seconds = (time.perf_counter() - self._started) / run * (self._total - self._done)
+        return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def train(plan: Plan, device: Device, runs_dir: Path, console: Console) -> RunFolder:
+    """The finished run of `plan`: found, resumed or trained.
+
+    Raises:
+        InputError: its checkpoint is damaged.
+        FrbenchError: another process is training it, it diverged, or a file cannot be written.
+    """
+    run = find_run(runs_dir, plan)
+    if run is not None and run.finished():
+        console.print(f"{run.name}: trained already, reused", highlight=False)
+        return run
+    data = load_dataset(plan.frame.dataset)
+    run = run or open_run(runs_dir, plan)
+    with storage.locked(run.lock(), wait=False):
+        display = TrainingDisplay(console, run.name, plan.frame.epochs)
+        trainer = Trainer(plan, data, device, run)
+        with display.bar:
+            trainer.run(display)
+    return run
+
+
+def train_all(
+    plans: Sequence[Plan], device: Device, runs_dir: Path, console: Console
+) -> list[RunFolder]:
+    """The runs of `plans` in their order; plans with an average first, so that one run serves both."""
+    runs: dict[str, RunFolder] = {}
+    for plan in sorted(plans, key=lambda p: p.average is None):
+        runs[plan.name] = train(plan, device, runs_dir, console)
+    return [runs[plan.name] for plan in plans]
+
+
+def attack_run(
+    plan: Plan,
+    run: RunFolder,
+    device: Device,
+    store: CellStore,
+    console: Console | None,
+    *,
+    n: int | None = None,
+) -> list[Cell]:
+    """Attack a run's headline weights with every column, and its last weights with all but one.
+
+    Best and last are both reported, so that robust overfitting shows; AutoAttack is for the best.
+
+    Args:
+        n: test images in every column; None for the preset's own numbers.
+    """
+    preset, data = find_preset(plan.preset), load_dataset(plan.frame.dataset)
+    headline = headline_view(plan.settings()["recipe"]["mechanisms"])
+    eps = plan.recipe.attack.eps
+    columns = specs(eps=eps if eps > 0 else None)
+    cheap = [spec for name, spec in columns.items() if name != "aa"]
+    cells: list[Cell] = []
+    for view in (headline, headline.replace("best", "last")):
+        target = run_target(run, view, device=device.device)
+        cells += _attack(target, cheap, data, n or preset.test_images, store, device, console)
+        if view == headline:
+            images = n or preset.autoattack_images
+            cells += _attack(target, [columns["aa"]], data, images, store, device, console)
+    return cells
+
+
+def _attack(
+    target: Any,
+    columns: Iterable[Any],
+    data: Dataset,
+    n: int,
+    store: CellStore,
+    device: Device,
+    console: Console | None,
+) -> list[Cell]:
+    n = min(n, len(data.test))
+    return evaluate(
+        target, columns, data, store=store, device=device.device, n=n, console=console
+    )
