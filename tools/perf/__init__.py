@@ -1,0 +1,1 @@
+"""Every speed claim of the project is measured here; see docs/performance.md."""

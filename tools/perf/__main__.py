@@ -1,0 +1,105 @@
+"""Measure speed, print tables, keep JSON.
+
+python -m tools.perf --device cpu --suite train
+python -m tools.perf --device cuda --suite all --run runs/NAME
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from frbench.engine.device import find_device
+from frbench.engine.plan import default_preset
+from frbench.errors import FrbenchError
+from tools.perf import bench, data, evaluate, precision, train
+from tools.perf.options import Options
+from tools.perf.report import Result, show, write
+
+SUITES: dict[str, Callable[[Options], Result]] = {
+    "train": train.run,
+    "eval": evaluate.run,
+    "data": data.run,
+    "bench": bench.run,
+    "precision": precision.run,
+}
+_ALL = ("train", "eval", "data", "bench")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the suites that were asked for; 1 when one of them failed, the others still run."""
+    typed = _parser().parse_args(arguments)
+    console = Console(stderr=True, highlight=False)
+    failed = False
+    try:
+        options = _options(typed)
+    except FrbenchError as error:
+        console.print(f"perf: {error}", soft_wrap=True)
+        return error.exit_code
+    for suite in _ALL if typed.suite == "all" else (typed.suite,):
+        try:
+            result = SUITES[suite](options)
+        except FrbenchError as error:
+            console.print(f"perf: suite {suite}: {error}", soft_wrap=True)
+            failed = True
+            continue
+        show(result, console)
+        print(write(result, options.device, typed.out, rehearsal=options.rehearsal))
+    return int(failed)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.perf",
+        description="Measure speed, print tables, keep JSON under --out/DEVICE/SUITE.json.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--suite", default="all", choices=[*SUITES, "all"], help="all leaves precision out")
+    add("--out", type=Path, default=Path("results/perf"), help="folder of the results")
+    add("--repeats", type=int, default=5, help="samples behind every median")
+    add("--seconds", type=float, default=2.0, help="length of one sample")
+    add("--threads", type=int, help="CPU threads; otherwise torch's own choice")
+    add("--models", help="of suite train, by commas; default quick, resnet18 on CUDA")
+    add("--batch", type=int, default=128, help="images a step, and a chunk of an evaluation")
+    add("--images", type=int, help="to attack; default 256, 1000 on CUDA")
+    add("--run", help="run folder of a robust model, for AutoAttack")
+    add("--preset", help="of bench and precision; default quick, resnet18 on CUDA")
+    add("--seeds", type=int, default=1, help="trainings a precision")
+    add("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the trainings")
+    add("--folder", type=Path, help="keep runs and cells of bench and precision, and go on there")
+    add("--quick", action="store_true", help="a rehearsal: tiny sizes, numbers that say nothing")
+    return parser
+
+
+def _options(typed: argparse.Namespace) -> Options:
+    device = find_device(typed.device)
+    if typed.threads:
+        torch.set_num_threads(typed.threads)
+    quick = typed.quick
+    models = typed.models or ("resnet18" if device.cuda and not quick else "quick")
+    preset = typed.preset or ("smoke" if quick else default_preset(device.cuda))
+    return Options(
+        device=device,
+        repeats=2 if quick else typed.repeats,
+        seconds=0.1 if quick else typed.seconds,
+        models=tuple(models.split(",")),
+        batch=8 if quick else typed.batch,
+        images=8 if quick else typed.images or (1000 if device.cuda else 256),
+        run=typed.run,
+        preset=preset,
+        seeds=typed.seeds,
+        overrides=tuple(typed.set),
+        folder=typed.folder,
+        rehearsal=quick,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

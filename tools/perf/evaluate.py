@@ -1,0 +1,170 @@
+"""Suite `eval`: our evaluation against plain calls of the attack libraries, verdict by verdict."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torchattacks
+from pyautoattack import AutoAttack
+from torch import Tensor
+
+from frbench.attacks import AttackSpec, specs
+from frbench.attacks.columns import autoattack
+from frbench.data import Dataset, load_dataset, to_float
+from frbench.evaluation import CellStore, Target, evaluate, resolve_target
+from frbench.evaluation.cells import ROBUST
+from tools.perf.options import Options
+from tools.perf.report import Figure, Result, Table
+from tools.perf.timing import Candidate, interleave
+
+NATURAL = "natural"
+SEED = 0
+
+
+def run(options: Options) -> Result:
+    """PGD-20 on the undefended ResNet-18; AutoAttack on a robust model, if there is one."""
+    result = Result(
+        "eval",
+        settings={
+            "images": options.images,
+            "batch": options.batch,
+            "repeats": options.repeats,
+            "seed": SEED,
+            "precision": "fp32, TF32 off for both",
+            "run": options.run,
+        },
+    )
+    columns = specs()
+    _compare(
+        result, options, NATURAL, columns["pgd20"], wanted=None if options.device.cuda else 1.3
+    )
+    if options.run is None:
+        result.notes.append(
+            "AutoAttack was not measured: give a robust model with --run RUN_FOLDER "
+            "(on an undefended one it stops after its first stage)"
+        )
+    else:
+        wanted = 3.0 if options.device.cuda else 1.5
+        _compare(result, options, options.run, columns["aa"], wanted=wanted)
+    return result
+
+
+def _compare(
+    result: Result, options: Options, name: str, spec: AttackSpec, wanted: float | None
+) -> None:
+    where = options.device.device
+    own, other = (resolve_target(name, device=where) for _ in range(2))
+    other.model.requires_grad_(True)  # as a model is when nobody froze it
+    data = load_dataset(own.record.dataset)
+    n = min(options.images, len(data.test))
+    library = spec.library
+    verdicts: dict[str, str] = {}
+
+    def ours(_: int) -> None:
+        verdicts["frbench"] = _ours(own, spec, data, options, n)
+
+    def plain(_: int) -> None:
+        verdicts[library] = _plain(other, spec, data, options, n)
+
+    def warm(call: Callable[..., str], target: Target) -> Callable[[], object]:
+        short = autoattack(stages=("apgd-ce",)) if spec.is_autoattack else spec
+        return lambda: call(target, short, data, options, min(options.batch, n))
+
+    timings = interleave(
+        [
+            Candidate(library, plain, warm(_plain, other)),
+            Candidate("frbench", ours, warm(_ours, own)),
+        ],
+        options.clock,
+        repeats=options.repeats,
+        seconds=options.seconds,
+        units=1,
+    )
+    same = sum(a == b for a, b in zip(verdicts["frbench"], verdicts[library], strict=True))
+    speedup = timings[library].median / timings["frbench"].median
+    rows = [
+        {
+            **timing.row(),
+            "images_per_second": n / timing.median,
+            "robust": verdicts[key].count(ROBUST),
+            "identical_verdicts": f"{same}/{n}",
+            "speedup": timings[library].median / timing.median,
+        }
+        for key, timing in timings.items()
+    ]
+    title = f"{spec.label} on {own.record.name} ({own.record.architecture}), {n} images"
+    result.tables.append(Table(title, rows, "seconds a whole evaluation"))
+    if wanted is not None:
+        result.figures.append(Figure(f"{title}: times plain {library}", wanted, speedup))
+    share = 0.995 if spec.is_autoattack else 1.0
+    result.figures.append(Figure(f"{title}: share of identical verdicts", share, same / n))
+
+
+def _ours(target: Target, spec: AttackSpec, data: Dataset, options: Options, n: int) -> str:
+    """Verdicts of a whole evaluation from an empty store."""
+    with tempfile.TemporaryDirectory(prefix="frbench-perf-") as folder:
+        (cell,) = evaluate(
+            target,
+            [spec],
+            data,
+            store=CellStore(Path(folder)),
+            device=options.device.device,
+            n=n,
+            batch=options.batch,
+            seed=SEED,
+        )
+    return cell.final_verdicts()
+
+
+def _plain(target: Target, spec: AttackSpec, data: Dataset, options: Options, n: int) -> str:
+    """Verdicts of the library alone, called as its documentation shows."""
+    where = options.device.device
+    images, labels = to_float(data.test.images[:n]).to(where), data.test.labels[:n].to(where)
+    with _float32():
+        if spec.is_autoattack:
+            right = _plain_autoattack(target, spec, images, labels, options.batch)
+        else:
+            right = _plain_pgd(target, spec, images, labels, options.batch)
+    return "".join(str(int(robust)) for robust in right.tolist())
+
+
+def _plain_pgd(
+    target: Target, spec: AttackSpec, images: Tensor, labels: Tensor, batch: int
+) -> Tensor:
+    attack = torchattacks.PGD(target.model, eps=spec.eps, alpha=spec.step_size, steps=spec.steps)
+    right = []
+    for x, y in zip(images.split(batch), labels.split(batch), strict=True):
+        torch.manual_seed(SEED)
+        adversarial = attack(x, y)
+        with torch.no_grad():
+            right.append(target.model(adversarial).argmax(dim=1) == y)
+    return torch.cat(right)
+
+
+def _plain_autoattack(
+    target: Target, spec: AttackSpec, images: Tensor, labels: Tensor, batch: int
+) -> Tensor:
+    suite = AutoAttack(target.model, device=images.device, eps=spec.eps, seed=SEED)
+    if len(spec.stages) < 4:
+        suite.attacks_to_run = list(spec.stages)
+    _, predicted = suite.run_standard_evaluation(images, labels, batch_size=batch)
+    return predicted == labels
+
+
+@contextlib.contextmanager
+def _float32() -> Iterator[None]:
+    """TF32 off, which torch leaves on for convolutions; AutoAttack's log lines off."""
+    logger = logging.getLogger("auto-attack")
+    saved = torch.backends.cudnn.allow_tf32, logger.level
+    torch.backends.cudnn.allow_tf32 = False
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = saved[0]
+        logger.setLevel(saved[1])

@@ -1,0 +1,52 @@
+"""What the device could do at most, and what a model asks of it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from frbench.engine.device import Device
+from tools.perf.timing import Candidate, Clock, interleave
+
+
+def forward_flops(model: nn.Module, images: Tensor) -> float:
+    """Floating-point operations of one forward pass an image (a multiply-add counts as two)."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model(images)
+    return counter.get_total_flops() / len(images)
+
+
+def matmul_ceiling(device: Device, clock: Clock, *, repeats: int, size: int) -> float:
+    """FLOP/s of a product of two square matrices of `size` in the precision of training."""
+    kind = torch.bfloat16 if device.precision == "bf16" else torch.float32
+    a, b = (torch.randn(size, size, device=device.device, dtype=kind) for _ in range(2))
+    out = torch.empty_like(a)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            torch.mm(a, b, out=out)
+
+    timed = interleave([Candidate("matmul", run)], clock, repeats=repeats, seconds=0.5)
+    return 2 * size**3 / timed["matmul"].median
+
+
+def peak_memory(device: Device, work: Callable[[], object]) -> float:
+    """MiB that `work` needs at its peak beyond what was there before.
+
+    CUDA counts what torch allocates. Elsewhere it is the whole process's resident set afterwards.
+    """
+    if not device.cuda:
+        work()
+        return psutil.Process().memory_info().rss / 2**20
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated(device.device)
+    torch.cuda.reset_peak_memory_stats(device.device)
+    work()
+    return (torch.cuda.max_memory_allocated(device.device) - before) / 2**20

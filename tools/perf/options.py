@@ -1,0 +1,58 @@
+"""What the command line decides, for every suite."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from frbench.engine.device import Device
+from tools.perf.timing import Clock, CudaClock, WallClock
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of one call.
+
+    Attributes:
+        device: where to compute.
+        repeats: samples behind every median.
+        seconds: length of one sample.
+        models: architectures of the training suite.
+        batch: images a step in training, images a chunk in evaluation.
+        images: images that the evaluation suites attack.
+        run: run folder of a robust model for AutoAttack.
+        preset: of the suites bench and precision.
+        seeds: trainings a precision.
+        overrides: settings of the suites bench and precision, as key=value.
+        folder: where bench and precision keep runs and cells; None for a temporary folder.
+        rehearsal: tiny sizes; the numbers say nothing.
+    """
+
+    device: Device
+    repeats: int
+    seconds: float
+    models: tuple[str, ...]
+    batch: int
+    images: int
+    run: str | None
+    preset: str
+    seeds: int
+    overrides: tuple[str, ...]
+    folder: Path | None
+    rehearsal: bool
+
+    @property
+    def clock(self) -> Clock:
+        return CudaClock() if self.device.cuda else WallClock()
+
+    @contextmanager
+    def workspace(self, suite: str) -> Iterator[Path]:
+        """A folder for runs and cells: the user's, which a second call goes on with, or our own."""
+        if self.folder is not None:
+            yield self.folder / suite
+            return
+        with tempfile.TemporaryDirectory(prefix="frbench-perf-") as folder:
+            yield Path(folder)

@@ -1,0 +1,134 @@
+"""The result of a suite: tables for people and one JSON file for everything else."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from frbench import storage
+from frbench.engine.device import Device
+from frbench.provenance import provenance
+
+SCHEMA = 1
+_HIDDEN = {"samples", "units_a_repeat", "fastest", "slowest"}
+
+
+@dataclass
+class Table:
+    """Rows with the same keys; `note` tells how to read them."""
+
+    title: str
+    rows: list[dict[str, Any]]
+    note: str = ""
+
+
+@dataclass
+class Figure:
+    """A figure that was promised, and what was measured; `at_least` False means at most."""
+
+    claim: str
+    wanted: float
+    measured: float
+    at_least: bool = True
+    reached: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        margin = self.measured - self.wanted
+        self.reached = (margin if self.at_least else -margin) >= 0
+
+
+@dataclass
+class Result:
+    """What one suite found."""
+
+    suite: str
+    settings: dict[str, Any]
+    tables: list[Table] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def write(result: Result, device: Device, out: Path, *, rehearsal: bool) -> Path:
+    """Save as `<out>/<device>/<suite>.json` and return the path.
+
+    A rehearsal is kept apart as `<suite>-rehearsal.json`, so that it replaces no measurement.
+    """
+    name = f"{result.suite}-rehearsal" if rehearsal else result.suite
+    path = out / slug(device.describe()) / f"{name}.json"
+    storage.write_json(path, as_json(result, device, rehearsal=rehearsal))
+    return path
+
+
+def as_json(result: Result, device: Device, *, rehearsal: bool) -> dict[str, Any]:
+    """Everything that a reader needs to trust or repeat the numbers."""
+    return {
+        "schema_version": SCHEMA,
+        "suite": result.suite,
+        "rehearsal": rehearsal,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", "tools.perf", *sys.argv[1:]]),
+        **provenance(device.describe()),
+        "device_type": device.device.type,
+        "precision": device.precision,
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda if device.cuda else None,
+        "settings": result.settings,
+        "tables": [asdict(table) for table in result.tables],
+        "figures": [asdict(figure) for figure in result.figures],
+        "notes": result.notes,
+    }
+
+
+def slug(text: str) -> str:
+    """A folder's name: `NVIDIA H200` becomes `nvidia-h200`."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def show(result: Result, console: Console) -> None:
+    """Print the tables, then the figures that were promised."""
+    for table in result.tables:
+        console.print(_rich(table.title, table.rows))
+        if table.note:
+            console.print(table.note)
+    if result.figures:
+        rows = [
+            {
+                "figure": f.claim,
+                "wanted": f"{'at least' if f.at_least else 'at most'} {_text(f.wanted)}",
+                "measured": f.measured,
+                "": "reached" if f.reached else "NOT reached",
+            }
+            for f in result.figures
+        ]
+        console.print(_rich("Figures to reach", rows))
+    for note in result.notes:
+        console.print(note)
+
+
+def _rich(title: str, rows: list[dict[str, Any]]) -> RichTable:
+    table = RichTable(title=title)
+    columns = [key for key in (rows[0] if rows else {}) if key not in _HIDDEN]
+    for column in columns:
+        number = isinstance(rows[0][column], int | float)
+        heading = column.replace("_", " ")
+        table.add_column(heading, justify="right" if number else "left", no_wrap=not number)
+    for row in rows:
+        table.add_row(*(_text(row[column]) for column in columns))
+    return table
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
