@@ -13,6 +13,7 @@ from torch import nn
 from frbench.errors import InputError
 
 Precision = Literal["fp32", "bf16"]
+Compile = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Device:
 
     device: torch.device
     precision: Precision
+    compile: Compile = "auto"
+    """On CUDA: compile the network (auto: for long runs), or (off) capture nothing either."""
 
     @property
     def cuda(self) -> bool:
@@ -38,6 +41,12 @@ class Device:
             cache_enabled=False,
         )
 
+    def prepare(self) -> None:
+        """Let cuDNN search for the fastest kernels, and keep float32 convolutions float32."""
+        if self.cuda:
+            torch.backends.cudnn.benchmark = True
+            torch.backends.cudnn.allow_tf32 = self.precision != "fp32"
+
     def place(self, model: nn.Module) -> nn.Module:
         """The model on this device in channels-last layout, which is faster on both kinds."""
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
@@ -49,8 +58,15 @@ class Device:
         return f"{processor_name()}, {torch.get_num_threads()} threads"
 
 
-def find_device(name: str = "auto", precision: str = "auto") -> Device:
+def find_device(
+    name: str = "auto", precision: str = "auto", compile_: Compile = "auto"
+) -> Device:
     """The device called `name` (`auto`: CUDA where there is one), checked to exist.
+
+    Args:
+        name: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: of training forwards; `auto` is bf16 on CUDA and fp32 elsewhere.
+        compile_: see `Device.compile`.
 
     Raises:
         InputError: no such device here.
@@ -68,7 +84,7 @@ def find_device(name: str = "auto", precision: str = "auto") -> Device:
         raise InputError(f"device '{name}' is not on this machine; 'frbench doctor' tells what is")
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" else "fp32"
-    return Device(device, precision)  # type: ignore[arg-type]
+    return Device(device, precision, compile_)  # type: ignore[arg-type]
 
 
 def processor_name() -> str:

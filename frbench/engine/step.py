@@ -29,12 +29,14 @@ class TrainingStep:
 
     def __init__(self, model: nn.Module, recipe: Recipe, frame: Frame, device: Device) -> None:
         self.model = model
+        self.network = model
+        """What forwards run through; shares the model's tensors."""
         self.recipe = recipe
         self.frame = frame
         self.device = device
         self.optimizer = torch.optim.SGD(
             model.parameters(),
-            lr=torch.tensor(0.0) if device.cuda else 0.0,
+            lr=torch.zeros((), device=device.device) if device.cuda else 0.0,
             momentum=frame.momentum,
             weight_decay=frame.weight_decay,
             fused=True,
@@ -83,7 +85,7 @@ class TrainingStep:
         def loss() -> Tensor:
             with self.device.autocast():
                 return self.recipe.loss(
-                    Outputs(self.model, images, adversarial, labels), epoch
+                    Outputs(self.network, images, adversarial, labels), epoch
                 )
 
         self.optimizer.zero_grad(set_to_none=True)
@@ -97,7 +99,7 @@ class TrainingStep:
 
     def attack(self, images: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
         """The recipe's adversarial images for the present weights."""
-        victim = self.model
+        victim = self.network
         if self._folded is not None:
             self._folded.refresh()
             victim = self._folded
@@ -114,4 +116,4 @@ class TrainingStep:
     def _move_statistics(self, batches: Iterable[Tensor]) -> None:
         for images in batches:
             with self.device.autocast():
-                self.model(images)
+                self.network(images)

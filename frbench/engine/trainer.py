@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -14,11 +15,11 @@ from torch import Tensor
 
 from frbench.data import DATASETS, Batches, Dataset, Split, derive_seed, holdout
 from frbench.engine.device import Device
+from frbench.engine.graphed import make_step
 from frbench.engine.judge import Judge, Judgement
 from frbench.engine.mechanisms.averages import averaged_tensors, empty_state, updates
 from frbench.engine.plan import Plan
 from frbench.engine.run import Progress, RunFolder
-from frbench.engine.step import TrainingStep
 from frbench.errors import FrbenchError
 from frbench.models import NORMALIZATIONS, Normalized, WeightsMeta, build_model, save_weights
 from frbench.provenance import provenance
@@ -48,7 +49,7 @@ class Trainer:
         data: the dataset that the plan names.
         device: where.
         folder: of the run; resumed if it has a checkpoint.
-        make_step: what builds the step from (model, recipe, frame, device).
+        notice: told, in one line, when a faster path fails and a slower one takes over.
     """
 
     def __init__(
@@ -57,17 +58,21 @@ class Trainer:
         data: Dataset,
         device: Device,
         folder: RunFolder,
-        make_step: Callable[..., TrainingStep] = TrainingStep,
+        notice: Callable[[str], None] = print,
     ) -> None:
-        self.plan, self.device, self.folder = plan, device, folder
         frame = plan.frame
+        if frame.precision != "auto":
+            device = dataclasses.replace(device, precision=frame.precision)
+        self.plan, self.device, self.folder = plan, device, folder
         self._meta = _weights_meta(plan, data)
         self.model = initial_model(plan, self._meta, device)
-        self.step = make_step(self.model, plan.recipe, frame, device)
         train, validation = holdout(data.train, frame.validation_fraction)
         self.batches = _batches(train, plan, device, data, plan.seed)
         self._statistics_batches = _batches(
             train, plan, device, data, derive_seed(plan.seed, "batchnorm")
+        )
+        self.step = make_step(
+            self.model, plan.recipe, frame, device, len(self.batches) * frame.epochs, notice
         )
         self.judge = Judge(_first(validation, frame.validation_images), device, plan.recipe.attack)
         self.average_state = empty_state(self.model)
@@ -81,6 +86,7 @@ class Trainer:
             Diverged: non-finite loss, or logits that collapsed to a constant.
             InputError: the checkpoint of the folder is damaged.
         """
+        self.device.prepare()
         self.resume()
         self.folder.write_info(self._info(finished=False))
         for epoch in range(self.progress.epochs_done, self.plan.frame.epochs):

@@ -1,0 +1,142 @@
+"""The training step on CUDA, captured once and replayed: the same arithmetic without the launches.
+
+A step of a recipe is some thousand small kernels, and issuing them from Python takes longer than
+running them. The first step of each shape and phase is captured as one CUDA graph; the network
+inside it can be compiled first, which fuses what lies between the convolutions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from frbench.engine.device import Device
+from frbench.engine.recipe import Recipe
+from frbench.engine.settings import Frame
+from frbench.engine.step import TrainingStep
+
+WARM_UP = 3
+WORTH_COMPILING = 10_000
+"""Steps of a run from which on compiling (about a minute) pays for itself."""
+
+
+def make_step(
+    model: nn.Module,
+    recipe: Recipe,
+    frame: Frame,
+    device: Device,
+    steps: int,
+    notice: Callable[[str], None] = print,
+) -> TrainingStep:
+    """The fastest step for this device and length of run.
+
+    Args:
+        model: in train mode, on the device.
+        recipe: what to train.
+        frame: its settings.
+        device: where.
+        steps: of the whole run.
+        notice: told, in one line, when a faster path fails and a slower one takes over.
+    """
+    if not device.cuda or device.compile == "off":
+        return TrainingStep(model, recipe, frame, device)
+    compiled = device.compile == "on" or steps >= WORTH_COMPILING
+    return GraphedStep(model, recipe, frame, device, compiled=compiled, notice=notice)
+
+
+@dataclass(frozen=True)
+class _Captured:
+    """A graph with the tensors that it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    images: Tensor
+    labels: Tensor
+    noise: Tensor
+    loss: Tensor
+
+
+class GraphedStep(TrainingStep):
+    """A `TrainingStep` that replays a captured graph for full batches.
+
+    Other batches (the last one of an epoch) run step by step on the plain network.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        frame: Frame,
+        device: Device,
+        *,
+        compiled: bool,
+        notice: Callable[[str], None],
+    ) -> None:
+        super().__init__(model, recipe, frame, device)
+        self._fast: nn.Module = torch.compile(model, dynamic=False) if compiled else model  # type: ignore[assignment]
+        self._notice = notice
+        self._graphs: dict[object, _Captured | None] = {}
+
+    def update(self, images: Tensor, labels: Tensor, noise: Tensor, epoch: int) -> Tensor:
+        """As `TrainingStep.update`, replayed where it can be."""
+        if len(images) != self.frame.batch_size:
+            return super().update(images, labels, noise, epoch)
+        phase = self._phase(epoch)
+        if phase not in self._graphs:
+            self._graphs[phase] = self._try_capture(images, labels, noise, epoch)
+        captured = self._graphs[phase]
+        if captured is None:
+            return super().update(images, labels, noise, epoch)
+        captured.images.copy_(images)
+        captured.labels.copy_(labels)
+        captured.noise.copy_(noise)
+        captured.graph.replay()
+        return captured.loss.clone()
+
+    def _phase(self, epoch: int) -> tuple[str, ...]:
+        """What is active: another set of mechanisms is another graph."""
+        return tuple(
+            m.kind for m in self.recipe.mechanisms if epoch >= getattr(m, "start_epoch", 0)
+        )
+
+    def _try_capture(
+        self, images: Tensor, labels: Tensor, noise: Tensor, epoch: int
+    ) -> _Captured | None:
+        """Capture with the compiled network, else with the plain one, else not at all."""
+        for network in dict.fromkeys((self._fast, self.model)):
+            saved = [tensor.clone() for tensor in self._state()]
+            try:
+                self.network = network
+                return self._capture(images, labels, noise, epoch)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # compilers and drivers raise whatever they like
+                what = "compiled" if network is not self.model else "captured"
+                reason = str(error).strip().split("\n")[0]
+                self._notice(f"the step cannot be {what} here, going on without: {reason}")
+            finally:
+                self.network = self.model
+                with torch.no_grad():
+                    for tensor, value in zip(self._state(), saved, strict=True):
+                        tensor.copy_(value)
+        return None
+
+    def _capture(self, images: Tensor, labels: Tensor, noise: Tensor, epoch: int) -> _Captured:
+        static = images.clone(), labels.clone(), noise.clone()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                super().update(*static, epoch)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.optimizer.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            loss = super().update(*static, epoch)
+        return _Captured(graph, *static, loss)
+
+    def _state(self) -> list[Tensor]:
+        """Everything that a step changes; the warm-up must leave no trace in it."""
+        return [*self.model.state_dict().values(), *self.momentum.values()]
