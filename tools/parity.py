@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     device = torch.device(options.device)
-    target = resolve_target(options.target, device)
+    target = resolve_target(options.target, device=device)
     dataset = load_dataset(target.record.dataset)
     with tempfile.TemporaryDirectory() as folder:
         cells = evaluate(

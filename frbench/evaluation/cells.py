@@ -107,8 +107,9 @@ class Cell(BaseModel):
         return sum(v == UNSEEN for v in self.final_verdicts())
 
     def final_verdicts(self) -> str:
-        """One character an image: '0' once broken by any stage, '1' after the last, else '.'."""
-        columns = zip(*(self.verdicts[s] for s in self.stages), strict=True)
+        """One character an image: '0' once wrong in any pass, '1' after the last, else '.'."""
+        passes = [self.verdicts[stage] for stage in self.stages]
+        columns = zip(self.verdicts.get("clean", passes[0]), *passes, strict=True)
         return "".join(BROKEN if BROKEN in column else column[-1] for column in columns)
 
     def correct(self) -> int:

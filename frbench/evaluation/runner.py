@@ -54,7 +54,6 @@ class Runner:
         for stage in sequence(cell):
             if UNSEEN in cell.verdicts[stage]:
                 self._run_stage(cell, stage, before)
-                self.reporter.stage_done(cell, stage)
             before = stage
         if cell.attack.is_autoattack and cell.complete:
             flags.check_square(cell)
@@ -71,7 +70,9 @@ class Runner:
         attack = self._attacker(cell, stage)
         for chunk in waiting:
             self._run_chunk(cell, stage, chunk, attack)
-        if not waiting:
+        if waiting:
+            self.reporter.stage_done(cell, stage)
+        else:
             self.store.save(cell)  # no image was left to this stage; that too is a result
 
     def _run_chunk(self, cell: Cell, stage: str, chunk: list[int], attack: Attacker) -> None:
