@@ -62,10 +62,10 @@ class Plan:
     @property
     def name(self) -> str:
         """Name of the run folder: readable, and different for every different run."""
-        average = self.average
         tail = self.trajectory
-        if average is not None:  # it is no part of the trajectory, yet another average is another run
-            tail = f"{storage.canonical_digest(average.model_dump(mode='json'), length=4)}-{tail}"
+        if self.average is not None:  # which the trajectory leaves out, yet it makes another run
+            average = self.average.model_dump(mode="json")
+            tail = f"{storage.canonical_digest(average, length=4)}-{tail}"
         return f"{self.preset}-{self.defense}-s{self.seed}-{tail}"
 
     def settings(self) -> dict[str, Any]:

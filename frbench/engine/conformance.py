@@ -1,0 +1,412 @@
+"""The conformance suite: what every recipe promises the engine, checked on a tiny model and digits.
+
+Cost is counted in forward units F: the floating-point operations of convolutions and linear layers
+in one forward pass. The gradient to a layer's input costs 1 F, the gradient to its weights 1 F. A
+network's first layer has no input gradient to compute while weights are trained; so that units come
+out whole, the counted network begins with a trainable scale, which gives the first layer one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import tempfile
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from frbench.data import Dataset, Split, load_dataset, to_float
+from frbench.engine.device import Device, find_device
+from frbench.engine.outputs import Outputs
+from frbench.engine.plan import Plan, resolve
+from frbench.engine.recipe import Recipe
+from frbench.engine.registry import Defense, defenses
+from frbench.engine.run import RunFolder
+from frbench.engine.step import TrainingStep
+from frbench.engine.trainer import Trainer
+from frbench.models import Normalized, build_model
+
+IMAGES = 24
+"""In the batch that steps are checked on."""
+TRAINED = 500
+"""In the training set of the runs that are compared."""
+STEPS = 10
+"""Attack steps at which costs are stated."""
+LR = 0.05
+ROUNDING = 1e-6
+LAST = 1_000_000
+"""An epoch in which every mechanism has started."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One promise: whether it was kept, and what was seen."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Forward units of one training step at ten attack steps."""
+
+    defense: str
+    declared: int
+    counted: float
+    minimum: int
+
+
+class Scale(nn.Module):
+    """A trainable factor a channel, without a convolution: it makes the next layer a later one."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        # Called `weight` and of four dimensions, so that AWP asks for its gradient as well.
+        self.weight = nn.Parameter(torch.ones(1, channels, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`images` times the factor, same shape."""
+        scaled: Tensor = images * self.weight
+        return scaled
+
+
+class Bench:
+    """One recipe on a tiny model with a fixed batch of digits; every check starts from the same."""
+
+    def __init__(self, defense: Defense, data: Dataset) -> None:
+        self.defense, self.data = defense, data
+        self.device = find_device("cpu")
+        self.plan = resolve(defense.name, preset="smoke")
+        self.recipe, self.frame = self.plan.recipe, self.plan.frame
+        self.images = to_float(data.train.images[:IMAGES], memory_format=torch.channels_last)
+        self.labels = data.train.labels[:IMAGES]
+
+    def model(self) -> Normalized:
+        """The same fresh weights at every call, in train mode."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            channels = self.images.shape[1]
+            tiny = build_model("tiny", classes=len(self.data.classes), channels=channels).net
+            network = nn.Sequential(Scale(channels), tiny)
+        return Normalized(network, None).train()
+
+    def step(self, recipe: Recipe | None = None) -> TrainingStep:
+        """A training step around a fresh model."""
+        return TrainingStep(self.model(), recipe or self.recipe, self.frame, self.device)
+
+    def noise(self, seed: int = 0) -> Tensor:
+        """A random start for the batch."""
+        generator = torch.Generator().manual_seed(seed)
+        return self.recipe.attack.initial_noise(self.images, generator)
+
+    def train(self, step: TrainingStep, seeds: Iterable[int] = (0,)) -> Tensor:
+        """One step a seed; returns the last loss."""
+        loss = torch.tensor(float("nan"))
+        for seed in seeds:
+            loss = step(self.images, self.labels, self.noise(seed), epoch=LAST, lr=LR)
+        return loss
+
+
+Check = Callable[[Bench], str | None]
+"""Returns None when the promise is kept, else what was seen instead."""
+
+
+def check_recipe(defense: Defense) -> list[CheckResult]:
+    """Run every check on one recipe, in seconds on one core.
+
+    A check that raises has failed; its detail names the file and line that raised.
+    """
+    data = _few(load_dataset("digits"))
+    bench = Bench(defense, data)
+    return [_run(name, check, bench) for name, check in CHECKS.items()]
+
+
+def _run(name: str, check: Check, bench: Bench) -> CheckResult:
+    try:
+        problem = check(bench)
+    except Exception as error:  # a user's loss may raise anything
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        own = _own_frame(error, bench.defense) or (frame.filename, frame.lineno)
+        problem = f"{own[0]}:{own[1]}: {type(error).__name__}: {str(error).splitlines()[0:1]}"
+    return CheckResult(name, problem is None, problem or "kept")
+
+
+def _own_frame(error: Exception, defense: Defense) -> tuple[str, int | None] | None:
+    """The innermost frame in the recipe's own file, where the mistake most likely is."""
+    own = inspect.getsourcefile(type(defense.recipe.objective))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == own]
+    return (frames[-1].filename, frames[-1].lineno) if frames else None
+
+
+def where(recipe: Recipe) -> str:
+    """File and line of the objective, `trades.py:25`."""
+    kind = type(recipe.objective)
+    return f"{inspect.getsourcefile(kind)}:{inspect.getsourcelines(kind)[1]}"
+
+
+def _few(data: Dataset) -> Dataset:
+    """Enough images for some steps an epoch, few enough for a second of training."""
+    train = Split(data.train.images[:TRAINED], data.train.labels[:TRAINED], data.train.sha256)
+    return Dataset(data.name, train, data.test, data.classes)
+
+
+# --- the inner attack -----------------------------------------------------------------------------
+
+
+def _stays_in_the_ball(bench: Bench) -> str | None:
+    adversarial = bench.step().attack(bench.images, bench.labels, bench.noise())
+    eps = bench.recipe.attack.eps
+    moved = (adversarial - bench.images).abs().max().item()
+    low, high = adversarial.min().item(), adversarial.max().item()
+    if adversarial.shape != bench.images.shape or adversarial.requires_grad:
+        return "the attack must return detached images of the shape that it was given"
+    if not moved <= eps + ROUNDING:
+        return f"moved a pixel by {moved:.5f}, eps is {eps:.5f}; clip to the ball in `perturb`"
+    if not (low >= 0 and high <= 1):
+        return f"pixels in [{low:.4f}, {high:.4f}], not in [0, 1]; clip to the box in `perturb`"
+    return None
+
+
+def _leaves_no_gradient(bench: Bench) -> str | None:
+    model = bench.model()
+    bench.recipe.attack.perturb(model, bench.images, bench.labels, bench.noise())
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            return f"the attack left a gradient on {name}; use torch.autograd.grad on the images"
+        if not parameter.requires_grad:
+            return f"the attack left {name} frozen; see `attacking` in frbench/engine/inner.py"
+    return None if model.training else "the attack left the model in eval mode"
+
+
+def _moves_no_statistic(bench: Bench) -> str | None:
+    model = bench.model()
+    before = [b.clone() for b in model.buffers()]
+    bench.recipe.attack.perturb(model, bench.images, bench.labels, bench.noise())
+    counted, declared = _updates(model), bench.recipe.attack.batchnorm_forwards()
+    if counted != declared:
+        return f"the attack moved BatchNorm statistics {counted} times, declares {declared}"
+    same = all(torch.equal(b, old) for b, old in zip(model.buffers(), before, strict=True))
+    return None if same or declared else "the attack changed a buffer of the model"
+
+
+def _same_images_for_same_seed(bench: Bench) -> str | None:
+    attack = bench.step().attack
+    first, again = (attack(bench.images, bench.labels, bench.noise(0)) for _ in range(2))
+    other = attack(bench.images, bench.labels, bench.noise(1))
+    if not torch.equal(first, again):
+        return "the attack draws random numbers of its own; draw them in `initial_noise`"
+    return "the attack ignores its random start" if torch.equal(first, other) else None
+
+
+# --- the loss -------------------------------------------------------------------------------------
+
+
+def _is_finite(bench: Bench) -> str | None:
+    step = bench.step()
+    loss = bench.train(step)
+    if not torch.isfinite(loss):
+        return f"{where(bench.recipe)}: the loss is {loss.item()}"
+    bad = [n for n, m in step.momentum.items() if not torch.isfinite(m).all()]
+    return f"{where(bench.recipe)}: the gradient of {bad[0]} is not finite" if bad else None
+
+
+def _uses_the_labels(bench: Bench) -> str | None:
+    """Other labels for the same images must give another step."""
+    states = []
+    for labels in (bench.labels, (bench.labels + 1) % len(bench.data.classes)):
+        step = bench.step()
+        step(bench.images, labels, bench.noise(), epoch=LAST, lr=LR)
+        states.append(_state(step))
+    if _equal(*states):
+        return f"{where(bench.recipe)}: the step does not depend on the labels"
+    return None
+
+
+# --- the step -------------------------------------------------------------------------------------
+
+
+def _declares_its_batchnorm(bench: Bench) -> str | None:
+    step = bench.step()
+    bench.train(step)
+    extra = len(bench.frame.statistics_before) + len(bench.frame.statistics_after)
+    counted, declared = _updates(step.model), bench.recipe.batchnorm_forwards(LAST) + extra
+    if counted == declared:
+        return None
+    return (
+        f"{where(bench.recipe)}: {counted} train-mode forwards a step, declares {declared}; "
+        "`branches` must name what the loss reads"
+    )
+
+
+def _declares_its_cost(bench: Bench) -> str | None:
+    cost = forward_units(bench)
+    if abs(cost.counted - cost.declared) > 0.01:
+        return (
+            f"{where(bench.recipe)}: declares {cost.declared} forward units at {STEPS} attack "
+            f"steps, counted {cost.counted:.2f}; `branches` must name what the loss reads"
+        )
+    if cost.counted > cost.minimum + 0.01:
+        return (
+            f"{where(bench.recipe)}: counted {cost.counted:.2f} forward units, its mathematics "
+            f"needs {cost.minimum}; compute nothing whose gradient is not used"
+        )
+    return None
+
+
+def _repeats_bit_for_bit(bench: Bench) -> str | None:
+    steps = [bench.step(), bench.step()]
+    for step in steps:
+        bench.train(step, seeds=(0, 1))
+    same = _equal(*(_state(step) for step in steps))
+    return None if same else "two steps from one seed gave different weights"
+
+
+def _resumes_bit_for_bit(bench: Bench) -> str | None:
+    with tempfile.TemporaryDirectory() as folder:
+        straight = _trained(bench, Path(folder) / "straight", stops=())
+        resumed = _trained(bench, Path(folder) / "resumed", stops=(1, 2))
+    differing = [n for n in straight if not torch.equal(straight[n], resumed[n])]
+    return f"a resumed run differs in {differing[0]}" if differing else None
+
+
+CHECKS: dict[str, Check] = {
+    "attack stays in the eps ball and in [0, 1]": _stays_in_the_ball,
+    "attack leaves no gradient on parameters": _leaves_no_gradient,
+    "attack moves BatchNorm as declared": _moves_no_statistic,
+    "attack follows from its random start": _same_images_for_same_seed,
+    "loss and gradients are finite": _is_finite,
+    "step uses the labels": _uses_the_labels,
+    "BatchNorm forwards as declared": _declares_its_batchnorm,
+    "cost as declared, and no higher than needed": _declares_its_cost,
+    "two steps with one seed are bit-equal": _repeats_bit_for_bit,
+    "a resumed run equals an uninterrupted one": _resumes_bit_for_bit,
+}
+
+
+# --- counting -------------------------------------------------------------------------------------
+
+
+def forward_units(bench: Bench) -> Cost:
+    """Declared, counted and least possible forward units of one step at ten attack steps."""
+    attack = bench.recipe.attack.model_copy(update={"steps": STEPS})
+    recipe = bench.recipe.rebuilt(attack=attack)
+    step = bench.step(recipe)
+    with torch.no_grad():
+        one = _flops(lambda: step.model.eval()(bench.images))
+    step.model.train()
+    total = _flops(lambda: bench.train(step))
+    return Cost(
+        bench.defense.name, recipe.forward_units(LAST), total / one, minimum_units(bench, recipe)
+    )
+
+
+def minimum_units(bench: Bench, recipe: Recipe) -> int:
+    """What the mathematics of a recipe needs, whatever it declares.
+
+    Each attack step needs a forward and an input gradient, and one forward more when the clean
+    prediction is the target. Each branch of the loss that carries gradient needs 3 F, one that is
+    only read 1 F; AWP needs the gradient twice.
+    """
+    classes = len(bench.data.classes)
+    generator = torch.Generator().manual_seed(0)
+    logits = [torch.randn(IMAGES, classes, generator=generator, requires_grad=True) for _ in "ca"]
+    outputs = _fixed(bench, logits)
+    loss = recipe.loss(outputs, LAST)
+    grads = torch.autograd.grad(loss, logits, allow_unused=True)
+    units = 2 * recipe.attack.steps + (recipe.attack.maximize != "ce")
+    passes = 2 if recipe.mechanism("awp") is not None else 1
+    for name, gradient in zip(("clean_logits", "adversarial_logits"), grads, strict=True):
+        if gradient is not None:
+            units += 3 * passes
+        elif name in outputs.__dict__:
+            units += passes
+    return units
+
+
+def _fixed(bench: Bench, logits: list[Tensor]) -> Outputs:
+    """Outputs of a model that answers with these clean and adversarial logits."""
+    clean, adversarial = torch.zeros(1), torch.ones(1)
+    return Outputs(lambda x: logits[int(x.item())], clean, adversarial, bench.labels)
+
+
+def forward_units_table(names: Iterable[str] | None = None) -> list[Cost]:
+    """Costs of the named recipes, or of every registered one."""
+    from frbench.engine.registry import parse_defense
+
+    chosen = defenses()[0].values() if names is None else [parse_defense(n) for n in names]
+    data = _few(load_dataset("digits"))
+    return [forward_units(Bench(defense, data)) for defense in chosen]
+
+
+class _WholeOnly(contextlib.AbstractContextManager["_WholeOnly"]):
+    """In place of the counter's tracker of modules, whose hooks forbid `torch.autograd.grad`."""
+
+    parents = frozenset({"Global"})
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing to undo."""
+
+
+def _flops(run: Callable[[], Any]) -> int:
+    """Operations of convolutions and linear layers while `run` runs."""
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _WholeOnly()  # type: ignore[assignment]
+    with counter:
+        run()
+    return counter.get_total_flops()
+
+
+def _updates(model: nn.Module) -> int:
+    """How many train-mode forwards the first BatchNorm layer has seen."""
+    return int(next(b for n, b in model.named_buffers() if n.endswith("num_batches_tracked")))
+
+
+def _state(step: TrainingStep) -> dict[str, Tensor]:
+    return {**step.model.state_dict(), **{f"momentum.{n}": m for n, m in step.momentum.items()}}
+
+
+def _equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+
+
+class _KillError(Exception):
+    """A kill at the end of an epoch."""
+
+
+class _Killer:
+    """A watcher that stops the training after one epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def step(self, done: int, total: int) -> None:
+        """Nothing: steps are let through."""
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        """Stop once `epoch` is done."""
+        if metrics["epoch"] == self._epoch:
+            raise _KillError
+
+
+def _trained(bench: Bench, folder: Path, stops: Iterable[int]) -> dict[str, Tensor]:
+    """Everything that a run's checkpoint holds, after kills at the ends of the epochs `stops`."""
+    for stop in stops:
+        try:
+            _trainer(bench.plan, bench.data, bench.device, folder).run(_Killer(stop))
+        except _KillError:
+            continue
+    run = _trainer(bench.plan, bench.data, bench.device, folder).run()
+    saved = run.load_checkpoint()
+    assert saved is not None
+    return saved[0]
+
+
+def _trainer(plan: Plan, data: Dataset, device: Device, folder: Path) -> Trainer:
+    return Trainer(plan, data, device, RunFolder(folder))
