@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from rich.table import Table
 
 from frbench.analysis import estimates, output
 from frbench.analysis.estimates import Estimate
 from frbench.errors import InputError
 from frbench.evaluation.cells import Cell
+from frbench.names import unknown
 
 METRICS = "metrics.jsonl"
 SPLITS = {"val": "validation", "test": "test"}
@@ -88,6 +90,22 @@ class CurveStudy:
             ],
         }
 
+    def table(self) -> Table:
+        """Clean and robust validation accuracy of each run, best and last epoch, in percent."""
+        table = Table(title="learning curves, validation accuracy (%)", title_justify="left")
+        for column in ("run", "epoch", "clean", "pgd20", "gap"):
+            table.add_column(column, justify="left" if column == "run" else "right")
+        for curve in self.curves:
+            for name, epoch in (("best", curve.best), ("last", curve.last)):
+                shares = (
+                    curve.at(epoch, "val_clean"),
+                    curve.at(epoch, "val_pgd20"),
+                    curve.gap(epoch),
+                )
+                numbers = [f"{100 * share:.2f}" for share in shares]
+                table.add_row(curve.name, f"{name} {epoch}", *numbers)
+        return table
+
     def plot(self) -> Figure:
         """A panel a split; robust solid, clean dashed, averaged weights thin with open markers."""
         splits = self.splits()
@@ -132,6 +150,14 @@ def read_curve(run: Path) -> Curve:
     if not rows:
         raise InputError(f"{path} is empty: no epoch has finished yet")
     return Curve(run.name, pd.DataFrame([rows[epoch] for epoch in sorted(rows)]))
+
+
+def find_run(text: str, runs_dir: Path) -> Path:
+    """The run folder that a path or a run's name means; InputError with the nearest known name."""
+    for folder in (Path(text), runs_dir / text):
+        if folder.is_dir():
+            return folder
+    raise unknown("run", text, [path.parent.name for path in runs_dir.glob(f"*/{METRICS}")])
 
 
 def curve_study(runs: Sequence[Path]) -> CurveStudy:

@@ -20,7 +20,8 @@ from torch import nn
 from frbench.errors import InputError
 
 FilterKind = Literal["lowpass", "highpass", "bandpass"]
-BANDWIDTHS = (32, 28, 24, 20, 16)
+# Those of the paper's Table 1 (32, 28, 24, 20, 16), as shares of the image's size.
+_TABLE_1 = (1, 7 / 8, 3 / 4, 5 / 8, 1 / 2)
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,19 @@ def filter_bank(
         FrequencyFilter(outer, kind, inner=inner, clamp=clamp)
         for outer, inner in pairwise([*widths, 0])
     )
+
+
+def default_bandwidths(size: int) -> tuple[int, ...]:
+    """The paper's bandwidths for images of `size` pixels a side: 32, 28, 24, 20, 16 for 32."""
+    return tuple(dict.fromkeys(2 * round(share * size / 2) for share in _TABLE_1))
+
+
+def parse_bandwidths(text: str) -> tuple[int, ...]:
+    """A list as users type it, `32,24,16`; InputError when a part is not a whole number."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise InputError(f"bandwidths '{text}' are not whole numbers, such as 32,24,16") from None
 
 
 def check_fits(bandwidth: int, height: int, width: int) -> None:

@@ -20,11 +20,11 @@ from rich.table import Table
 from frbench.analysis import estimates, output
 from frbench.analysis.estimates import Estimate
 from frbench.analysis.filters import (
-    BANDWIDTHS,
     Filtered,
     FilterKind,
     FrequencyFilter,
     check_fits,
+    default_bandwidths,
     filter_bank,
 )
 from frbench.analysis.forward import BATCH, check_targets, craft, verdicts
@@ -193,7 +193,7 @@ def filter_study(
     targets: Sequence[Target],
     samples: ImageSet,
     *,
-    bandwidths: Iterable[int] = BANDWIDTHS,
+    bandwidths: Iterable[int] | None = None,
     kind: FilterKind = "lowpass",
     clamp: bool = False,
     attacked: bool = True,
@@ -204,6 +204,7 @@ def filter_study(
     """Clean and PGD-20 accuracy of each model at each bandwidth.
 
     Args:
+        bandwidths: even numbers; None for those of the paper.
         clamp: clip filtered images to [0, 1]; the paper does not say, so off by default.
         attacked: add the PGD-20 rows (eps 8/255, step 2/255, random start).
         adaptive: craft through each filter anew instead of once without it.
@@ -212,7 +213,8 @@ def filter_study(
         InputError: a bandwidth is odd, not positive or larger than the image.
     """
     check_targets(targets)
-    bank = filter_bank(bandwidths, kind, clamp=clamp)
+    widths = default_bandwidths(min(samples.size)) if bandwidths is None else bandwidths
+    bank = filter_bank(widths, kind, clamp=clamp)
     for each in bank:
         check_fits(each.bandwidth, *samples.size)
     spec = specs()["pgd20"]

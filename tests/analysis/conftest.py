@@ -36,11 +36,12 @@ def train_on(samples: ImageSet, seed: int) -> nn.Module:
         model = nn.Sequential(
             nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 64, 10)
         )
-    optimizer = torch.optim.Adam(model.parameters(), 0.01)
-    for _ in range(40):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(samples.images), samples.labels).backward()
-        optimizer.step()
+    weights = list(model.parameters())
+    for _ in range(80):  # by hand: importing torch's optimizers takes seconds
+        loss = nn.functional.cross_entropy(model(samples.images), samples.labels)
+        with torch.no_grad():
+            for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+                weight -= 0.3 * gradient
     return model
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from frbench.analysis.curves import ablation, curve_study, read_curve
+from frbench.analysis.curves import ablation, curve_study, find_run, read_curve
 from frbench.attacks import specs
 from frbench.errors import InputError
 from frbench.evaluation.cells import Cell, DataRange
@@ -55,7 +55,7 @@ def test_several_runs_are_drawn_with_whatever_they_recorded(tmp_path: Path) -> N
         swa_val_pgd20=[0.3] * 3,
     )
     study = curve_study([plain, averaged])
-    assert study.splits() == ["val", "test"]
+    assert study.splits() == ["val", "test"] and study.table().row_count == 4
     study.save(tmp_path / "out")
     content = json.loads((tmp_path / "out" / "curves.json").read_text())
     assert [run["best"] for run in content["runs"]] == [2, 1]
@@ -82,6 +82,14 @@ def test_missing_and_damaged_metrics_are_named(tmp_path: Path) -> None:
         read_curve(run)
     with pytest.raises(InputError, match="no run given"):
         curve_study([])
+
+
+def test_a_run_is_found_by_path_or_name(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "quick-pgd_at-s0", [0.2])
+    assert find_run(str(run), tmp_path / "elsewhere") == run
+    assert find_run("quick-pgd_at-s0", tmp_path) == run
+    with pytest.raises(InputError, match="did you mean 'quick-pgd_at-s0'"):
+        find_run("quick-pgd_at-s1", tmp_path)
 
 
 def cell(target: Target, defense: str, attack: str, verdicts: str) -> Cell:

@@ -7,7 +7,13 @@ import pytest
 import torch
 from sklearn.datasets import load_sample_image
 
-from frbench.analysis.filters import Filtered, FrequencyFilter, filter_bank
+from frbench.analysis.filters import (
+    Filtered,
+    FrequencyFilter,
+    default_bandwidths,
+    filter_bank,
+    parse_bandwidths,
+)
 from frbench.errors import InputError
 
 
@@ -134,3 +140,11 @@ def test_other_senseless_filters_are_refused() -> None:
         FrequencyFilter(8, "notch")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="inner bandwidth"):
         FrequencyFilter(8, "bandpass", inner=8)
+
+
+def test_the_papers_bandwidths_scale_with_the_image() -> None:
+    assert default_bandwidths(32) == (32, 28, 24, 20, 16)
+    assert default_bandwidths(8) == (8, 6, 4)
+    assert parse_bandwidths("32, 16,") == (32, 16)
+    with pytest.raises(InputError, match="not whole numbers"):
+        parse_bandwidths("32,wide")

@@ -1,0 +1,52 @@
+"""What a command analyses: models by their targets, and test images of their common data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from frbench.analysis.forward import check_targets
+from frbench.analysis.inputs import ImageSet
+from frbench.data import Dataset, load_dataset
+from frbench.errors import InputError
+from frbench.evaluation import DataRange, resolve_target
+from frbench.evaluation.target import Target
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """Models in the order they were named, and the data set of all."""
+
+    targets: tuple[Target, ...]
+    dataset: Dataset
+
+    def images(self, n: int) -> ImageSet:
+        """The first `n` test images; raises InputError when there are not as many."""
+        split = self.dataset.test
+        if not 0 < n <= len(split):
+            raise InputError(
+                f"n {n} is not possible: {self.dataset.name} has 1 to {len(split)} test images"
+            )
+        data = DataRange(dataset=self.dataset.name, sha256=split.sha256, stop=n)
+        return ImageSet(split.images[:n].float().div(255), split.labels[:n], data)
+
+
+def load_subjects(texts: Sequence[str], *, device: torch.device, runs_dir: Path) -> Subjects:
+    """Resolve targets; those that would share a row's name are called by what was typed.
+
+    Raises InputError for no target, the same one twice, or targets of several data sets.
+    """
+    found = [resolve_target(text, device=device, runs_dir=runs_dir) for text in texts]
+    names = [target.record.name for target in found]
+    targets = tuple(
+        _renamed(target, text) if names.count(target.record.name) > 1 else target
+        for target, text in zip(found, texts, strict=True)
+    )
+    return Subjects(targets, load_dataset(check_targets(targets)))
+
+
+def _renamed(target: Target, name: str) -> Target:
+    return Target(target.model, target.record.model_copy(update={"name": name}))

@@ -1,0 +1,273 @@
+"""`frbench analyze`: the frequency lens. Every command prints a table and writes files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+import typer
+from rich.console import Console
+
+from frbench.cli.options import DeviceName, RunsDir, Seed
+from frbench.errors import InputError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and `--help` does not need it
+    from rich.table import Table
+
+    from frbench.analysis.subjects import Subjects
+
+TargetList = Annotated[
+    list[str],
+    typer.Argument(metavar="TARGET...", help="Run, natural, file:PATH, robustbench:ID, timm:NAME."),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for JSON, CSV, SVG and PNG.")]
+Form = Literal["table", "json"]
+Format = Annotated[Form, typer.Option("--format", help="What is printed.")]
+OUT = Path("results/local/analysis")
+RUNS = Path("runs")
+
+
+def lowpass(
+    targets: TargetList,
+    n: Annotated[int, typer.Option(min=1, help="Test images, from the first on.")] = 1000,
+    bandwidths: Annotated[
+        str | None, typer.Option(help="Even numbers; default: 32,28,24,20,16 for 32 x 32 images.")
+    ] = None,
+    kind: Annotated[
+        Literal["lowpass", "highpass", "bandpass"], typer.Option(help="What passes the filter.")
+    ] = "lowpass",
+    attack: Annotated[bool, typer.Option(help="PGD-20 as well as clean images.")] = True,
+    adaptive: Annotated[bool, typer.Option(help="Attack through the filter.")] = False,
+    clamp: Annotated[bool, typer.Option(help="Clip filtered images to [0, 1].")] = False,
+    device: DeviceName = "auto",
+    seed: Seed = 0,
+    runs_dir: RunsDir = RUNS,
+    out: Out = OUT,
+    form: Format = "table",
+) -> None:
+    """Accuracy through frequency filters (Table 1 of the paper).
+
+    Examples:
+
+        frbench analyze lowpass natural --n 1000 --no-attack
+
+        frbench analyze lowpass natural at_fr_swa --adaptive
+    """
+    from frbench.analysis.filters import parse_bandwidths
+    from frbench.analysis.lowpass import filter_study
+
+    if adaptive and not attack:
+        raise InputError("--adaptive is about the attack: leave --no-attack out")
+    subjects = _prepare(targets, device, runs_dir, out)
+    with _progress():
+        study = filter_study(
+            subjects.targets,
+            subjects.images(n),
+            bandwidths=None if bandwidths is None else parse_bandwidths(bandwidths),
+            kind=kind,
+            clamp=clamp,
+            attacked=attack,
+            adaptive=adaptive,
+            seed=seed,
+        )
+    _finish(study, out, form)
+
+
+def spectrum(
+    targets: TargetList,
+    n: Annotated[int, typer.Option(min=2, help="Test images for the mean spectra.")] = 128,
+    attacks: Annotated[str, typer.Option(help="Columns: fgsm, pgdN, cw, aa.")] = "fgsm,pgd20,cw",
+    images: Annotated[str, typer.Option(help="Test images shown as in Figure 2.")] = "13,1",
+    device: DeviceName = "auto",
+    seed: Seed = 0,
+    runs_dir: RunsDir = RUNS,
+    out: Out = OUT,
+    form: Format = "table",
+) -> None:
+    """Where in frequency perturbations lie (Figure 2), on average and for chosen images.
+
+    Example:
+
+        frbench analyze spectrum natural at_fr_swa --attacks pgd20,aa --images 13,1
+    """
+    from frbench.analysis.panels import spectrum_panels
+    from frbench.analysis.spectrum import spectrum_study
+    from frbench.attacks import parse_attacks, specs
+
+    columns = [spec for spec in parse_attacks(attacks) if spec.name != "clean"]
+    if not columns:
+        raise InputError("the column 'clean' adds nothing: name an attack such as pgd20")
+    chosen = _indices(images)
+    subjects = _prepare(targets, device, runs_dir, out)
+    with _progress():
+        spectrum_panels(
+            subjects.targets,
+            subjects.images(max(chosen) + 1),
+            specs()["pgd20"],
+            indices=chosen,
+            classes=subjects.dataset.classes,
+            seed=seed,
+        ).save(out)
+        study = spectrum_study(subjects.targets, subjects.images(n), columns, seed=seed)
+    _finish(study, out, form)
+
+
+def kernels(
+    targets: TargetList,
+    shown: Annotated[int, typer.Option(min=1, help="Filters in the figure.")] = 16,
+    device: DeviceName = "auto",
+    seed: Seed = 0,
+    runs_dir: RunsDir = RUNS,
+    out: Out = OUT,
+    form: Format = "table",
+) -> None:
+    """First-layer kernels and how smooth they are (Figure 1)."""
+    from frbench.analysis.kernels import kernel_study
+
+    subjects = _prepare(targets, device, runs_dir, out)
+    _finish(kernel_study(subjects.targets, shown=shown, seed=seed), out, form)
+
+
+def curves(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders or names.")],
+    cells: Annotated[
+        Path | None,
+        typer.Option(help="Results folder: draw the FR and SWA ablation from its cells too."),
+    ] = None,
+    runs_dir: RunsDir = RUNS,
+    out: Out = OUT,
+    form: Format = "table",
+) -> None:
+    """Learning curves of runs, and the ablation of FR and SWA (Figure 3).
+
+    Example:
+
+        frbench analyze curves quick-pgd_at-s0 quick-at_fr_swa-s0 --cells results/local
+    """
+    from frbench.analysis.curves import ablation, curve_study, find_run
+    from frbench.analysis.output import check_writable
+    from frbench.evaluation import CellStore
+
+    check_writable(out)
+    study = curve_study([find_run(text, runs_dir) for text in runs])
+    if cells is not None:
+        ablation(CellStore(cells).all()).save(out)
+    _finish(study, out, form)
+
+
+def fourier(
+    targets: TargetList,
+    n: Annotated[int, typer.Option(min=1, help="Test images.")] = 256,
+    norm: Annotated[float, typer.Option(help="L2 norm added to each channel.")] = 4.0,
+    step: Annotated[
+        int, typer.Option(min=1, help="2: every second frequency, 4 times faster.")
+    ] = 1,
+    device: DeviceName = "auto",
+    seed: Seed = 0,
+    runs_dir: RunsDir = RUNS,
+    out: Out = OUT,
+    form: Format = "table",
+) -> None:
+    """Error under each single frequency: the Fourier heat map of Yin et al. 2019.
+
+    The images are a random choice from the whole test set.
+    """
+    from frbench.analysis.fourier import fourier_study
+
+    subjects = _prepare(targets, device, runs_dir, out)
+    everything = subjects.images(len(subjects.dataset.test))
+    with _progress():
+        study = fourier_study(
+            subjects.targets, everything, norm=norm, images=n, step=step, seed=seed
+        )
+    _finish(study, out, form)
+
+
+def claims(
+    targets: TargetList,
+    natural: Annotated[str, typer.Option(help="TARGET that was trained without attacks.")] = (
+        "natural"
+    ),
+    n: Annotated[int, typer.Option(min=2, help="Test images for accuracies.")] = 256,
+    spectrum_n: Annotated[int, typer.Option(min=2, help="Of these, for spectra.")] = 64,
+    device: DeviceName = "auto",
+    seed: Seed = 0,
+    runs_dir: RunsDir = RUNS,
+    out: Out = OUT,
+    form: Format = "table",
+) -> None:
+    """Does the paper's Analysis hold for these robust models? Measures all that its claims need.
+
+    Example:
+
+        frbench analyze claims at_fr_swa pgd_at --natural natural --n 500
+    """
+    from frbench.analysis.claims import check_claims
+    from frbench.analysis.kernels import kernel_study
+    from frbench.analysis.lowpass import filter_study
+    from frbench.analysis.spectrum import spectrum_study
+    from frbench.attacks import specs
+
+    subjects = _prepare([natural, *targets], device, runs_dir, out)
+    samples = subjects.images(n)
+    few = subjects.images(min(n, spectrum_n))
+    with _progress():
+        accuracies = filter_study(subjects.targets, samples, seed=seed)
+        spectra = spectrum_study(subjects.targets, few, [specs()["pgd20"]], seed=seed)
+    shapes = kernel_study(subjects.targets, seed=seed)
+    for measured in (accuracies, spectra, shapes):
+        measured.save(out)
+    first, *others = (target.record.name for target in subjects.targets)
+    size = min(samples.size)
+    _finish(check_claims(first, others, accuracies, spectra, shapes, size=size), out, form)
+
+
+class _Study(Protocol):
+    def table(self) -> Table: ...
+    def to_json(self) -> dict[str, Any]: ...
+    def save(self, out: Path) -> None: ...
+
+
+def _prepare(texts: list[str], device: str, runs_dir: Path, out: Path) -> Subjects:
+    """Everything that can be wrong with the arguments is found before anything is computed."""
+    from frbench.analysis.output import check_writable
+    from frbench.analysis.subjects import load_subjects
+    from frbench.engine.device import find_device
+
+    check_writable(out)
+    return load_subjects(texts, device=find_device(device).device, runs_dir=runs_dir)
+
+
+def _finish(study: _Study, out: Path, form: Form) -> None:
+    study.save(out)
+    typer.echo(f"wrote {out}/", err=True)
+    if form == "json":
+        typer.echo(json.dumps(study.to_json()))
+    else:
+        Console(highlight=False).print(study.table())
+
+
+def _indices(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()] or [0]
+    except ValueError:
+        raise InputError(f"images '{text}' are not whole numbers, such as 13,1") from None
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[None]:
+    """What the analyses log goes to stderr."""
+    logger = logging.getLogger("frbench.analysis")
+    handler = logging.StreamHandler()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
