@@ -52,6 +52,11 @@ def commit() -> str | None:
 
 def _git(*arguments: str) -> str:
     finished = subprocess.run(
-        ["git", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True, timeout=10
+        ["git", *arguments],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
     )
     return finished.stdout.strip()

@@ -37,7 +37,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` atomically: after a kill at any moment it is either the old or the new file."""
+    """Replace `path` atomically: after a kill it is either the old or the new file."""
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

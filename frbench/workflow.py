@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,77 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from frbench import storage
 from frbench.attacks import specs
-from frbench.data import Dataset, load_dataset
+from frbench.data import Dataset, load_dataset, to_float
 from frbench.engine.device import Device
+from frbench.engine.estimate import Estimate, estimate
 from frbench.engine.plan import Plan
 from frbench.engine.presets import find_preset
 from frbench.engine.run import RunFolder, find_run
 from frbench.engine.trainer import Trainer, open_run
 from frbench.evaluation import Cell, CellStore, evaluate, run_target
+from frbench.evaluation.costs import measure
+from frbench.evaluation.progress import duration
 from frbench.evaluation.resolve import headline_view
+
+
+def forecast(
+    plans: Sequence[Plan], device: Device, runs_dir: Path, *, n: int | None, attacks: bool
+) -> Forecast:
+    """What training (and attacking) `plans` will take; finished runs cost nothing.
+
+    Args:
+        plans: what is wanted.
+        device: where.
+        runs_dir: of runs that may be there already.
+        n: test images in every column; None for the preset's own numbers.
+        attacks: whether the evaluation is part of it.
+    """
+    trainings: dict[str, Estimate] = {}
+    seconds = 0.0
+    for plan in sorted(plans, key=lambda p: p.average is None):
+        run = find_run(runs_dir, plan)
+        data = load_dataset(plan.frame.dataset)
+        if (run is None or not run.finished()) and plan.trajectory not in trainings:
+            trainings[plan.trajectory] = estimate(plan, data, device)
+        if attacks and run is None:
+            seconds += _attack_seconds(plan, data, device, n)
+    return Forecast(tuple(trainings.values()), seconds)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Estimates of the trainings that are needed, and seconds of attacking their models."""
+
+    trainings: tuple[Estimate, ...]
+    attack_seconds: float
+
+    def lines(self, *, detailed: bool) -> list[str]:
+        """For people: a line a training (or more, if detailed), then the sum."""
+        lines = [
+            line for e in self.trainings for line in (e.lines() if detailed else [e.summary()])
+        ]
+        training = sum(e.total_seconds for e in self.trainings)
+        total = training + self.attack_seconds
+        if self.attack_seconds:
+            lines.append(f"attacks: about {duration(self.attack_seconds)}")
+        return [*lines, f"about {duration(total)} in all" if total else "nothing left to compute"]
+
+
+def _attack_seconds(plan: Plan, data: Dataset, device: Device, n: int | None) -> float:
+    """Expected seconds of `attack_run`, from the speed of an untrained model."""
+    preset = find_preset(plan.preset)
+    model = Trainer(plan, data, device, RunFolder(Path())).model.eval().requires_grad_(False)
+    images = to_float(data.test.images[:32].to(device.device))
+    labels = data.test.labels[:32].to(device.device)
+    speed = measure(model, images, labels, eps=8 / 255)
+    cheap, aa = n or preset.test_images, n or preset.autoattack_images
+    seconds = 0.0
+    for name, spec in specs().items():
+        for stage in spec.stages:
+            # Half of the images resist, as trained models show.
+            images_left = (aa if stage == "apgd-ce" else aa // 2) if name == "aa" else 2 * cheap
+            seconds += speed.seconds(spec, stage, images_left)
+    return seconds
 
 
 class TrainingDisplay:
@@ -62,7 +126,7 @@ class TrainingDisplay:
     def _left(self) -> str:
         run = self._done - (self._first_step or 0)
         seconds = (time.perf_counter() - self._started) / run * (self._total - self._done)
-        return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+        return duration(seconds)
 
 
 def train(plan: Plan, device: Device, runs_dir: Path, console: Console) -> RunFolder:
@@ -80,7 +144,7 @@ def train(plan: Plan, device: Device, runs_dir: Path, console: Console) -> RunFo
     run = run or open_run(runs_dir, plan)
     with storage.locked(run.lock(), wait=False):
         display = TrainingDisplay(console, run.name, plan.frame.epochs)
-        trainer = Trainer(plan, data, device, run)
+        trainer = Trainer(plan, data, device, run, lambda text: console.print(text))
         with display.bar:
             trainer.run(display)
     return run
@@ -89,7 +153,7 @@ def train(plan: Plan, device: Device, runs_dir: Path, console: Console) -> RunFo
 def train_all(
     plans: Sequence[Plan], device: Device, runs_dir: Path, console: Console
 ) -> list[RunFolder]:
-    """The runs of `plans` in their order; plans with an average first, so that one run serves both."""
+    """The runs of `plans`, in order; those with an average train first and serve both rows."""
     runs: dict[str, RunFolder] = {}
     for plan in sorted(plans, key=lambda p: p.average is None):
         runs[plan.name] = train(plan, device, runs_dir, console)
@@ -137,6 +201,4 @@ def _attack(
     console: Console | None,
 ) -> list[Cell]:
     n = min(n, len(data.test))
-    return evaluate(
-        target, columns, data, store=store, device=device.device, n=n, console=console
-    )
+    return evaluate(target, columns, data, store=store, device=device.device, n=n, console=console)

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from frbench.cli import analyze as analyses
 from frbench.cli import data as datasets
 from frbench.cli import leaderboard as boards
-from frbench.cli import listing
+from frbench.cli import listing, recipes
 from frbench.cli.options import (
     AttackList,
     DefenseName,
@@ -34,7 +35,9 @@ app = typer.Typer(
 _data = typer.Typer(help="Fetch and verify datasets.", no_args_is_help=True)
 _export = typer.Typer(help="Write submissions for others.", no_args_is_help=True)
 _baselines = typer.Typer(help="Published numbers.", no_args_is_help=True)
+_analyze = typer.Typer(help="The frequency lens.", no_args_is_help=True)
 app.add_typer(_data, name="data")
+app.add_typer(_analyze, name="analyze")
 app.add_typer(_export, name="export")
 app.add_typer(_baselines, name="baselines")
 _data.command("fetch")(datasets.fetch)
@@ -43,6 +46,10 @@ _export.command("robustbench")(boards.export_to_robustbench)
 _baselines.command("refresh")(boards.refresh_baselines)
 app.command("leaderboard")(boards.leaderboard)
 app.command("compare")(boards.compare)
+for _name in ("lowpass", "spectrum", "kernels", "curves", "fourier", "claims"):
+    _analyze.command(_name)(getattr(analyses, _name))
+app.command("check")(recipes.check)
+app.command("new")(recipes.new)
 app.command("list")(listing.list_names)
 app.command("doctor")(listing.doctor)
 
@@ -58,7 +65,9 @@ def train(
     seed: Seed = 0,
     runs_dir: RunsDir = Path("runs"),
     device: DeviceName = "auto",
-    estimate: Annotated[bool, typer.Option(help="Forecast time and memory, train nothing.")] = False,
+    estimate: Annotated[
+        bool, typer.Option(help="Forecast time and memory, train nothing.")
+    ] = False,
 ) -> None:
     """Train a defense, or go on with an unfinished run of the same settings.
 
@@ -77,7 +86,7 @@ def train(
 def evaluate(
     targets: Annotated[
         list[str],
-        typer.Argument(metavar="TARGET...", help="Run, natural, file:PATH, robustbench:ID, timm:NAME."),
+        typer.Argument(metavar="TARGET...", help="A run, natural, file:PATH, robustbench:ID."),
     ],
     attacks: AttackList = "clean,fgsm,pgd20,cw,aa",
     n: Annotated[int | None, typer.Option(help="Test images, from the first on.")] = None,
@@ -103,22 +112,37 @@ def evaluate(
     from frbench.cli import work
 
     work.evaluate(
-        targets, attacks, n, norm, eps, stages, arch, normalization, device, seed, batch, runs_dir,
+        targets,
+        attacks,
+        n,
+        norm,
+        eps,
+        stages,
+        arch,
+        normalization,
+        device,
+        seed,
+        batch,
+        runs_dir,
         results_dir,
     )
 
 
 @app.command()
 def bench(
-    defenses: Annotated[list[str], typer.Argument(metavar="DEFENSE...", help="Names or compositions; key=value after them.")],
+    defenses: Annotated[
+        list[str],
+        typer.Argument(metavar="DEFENSE...", help="Names or compositions; key=value after them."),
+    ],
     preset: PresetName = None,
     protocol: ProtocolName = "common",
-    seeds: Annotated[int, typer.Option(min=1, help="Train with seeds 0 to this less one.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="How many, one run each.")] = 1,
     n: Annotated[int | None, typer.Option(min=1, help="Test images in every column.")] = None,
     runs_dir: RunsDir = Path("runs"),
     results_dir: ResultsDir = boards.RESULTS,
     device: DeviceName = "auto",
-    estimate: Annotated[bool, typer.Option(help="Forecast time and memory, run nothing.")] = False,
+    estimate: Annotated[bool, typer.Option(help="Forecast time and memory only.")] = False,
 ) -> None:
     """Train (or reuse), attack with every column, print the leaderboard.
 
@@ -130,7 +154,7 @@ def bench(
     """
     from frbench.cli import work
 
-    work.bench(defenses, preset, protocol, seeds, n, runs_dir, results_dir, device, estimate)
+    work.bench(defenses, preset, protocol, seed, seeds, n, runs_dir, results_dir, device, estimate)
 
 
 def main() -> None:

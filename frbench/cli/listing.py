@@ -86,10 +86,12 @@ def _attacks() -> tuple[Sequence[str], Rows]:
 
     rows = []
     for norm in ("Linf", "L2"):
-        for spec in specs(norm).values():  # type: ignore[arg-type]
+        for spec in specs(norm).values():
             steps = "" if spec.steps is None else f"{spec.steps}"
             step = "" if spec.step_size is None else _short(spec.step_size)
-            rows.append((spec.name, spec.threat_model, steps, step, spec.library, ", ".join(spec.stages)))
+            rows.append(
+                (spec.name, spec.threat_model, steps, step, spec.library, ", ".join(spec.stages))
+            )
     return ("attack", "threat model", "steps", "step", "from", "stages"), dict.fromkeys(rows)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from frbench.attacks import parse_attacks, parse_eps
+from frbench.attacks import format_length, parse_attacks, parse_eps
 from frbench.cli import leaderboard as boards
 from frbench.data import load_dataset
 from frbench.engine.device import Device, find_device
@@ -14,7 +14,7 @@ from frbench.engine.plan import Plan, default_preset, parse_overrides, resolve
 from frbench.evaluation import CellStore, resolve_target
 from frbench.evaluation import evaluate as fill
 from frbench.names import lookup
-from frbench.workflow import attack_run, train_all
+from frbench.workflow import attack_run, forecast, train_all
 
 log = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -37,8 +37,10 @@ def train(
         seed=seed,
         overrides=parse_overrides(overrides or []),
     )
-    if _forecast([plan], where, print_only=estimate):
-        return
+    _show_settings(plan)
+    if estimate:
+        return _print_estimate([plan], where, runs_dir, None, attacks=False)
+    _announce([plan], where, runs_dir, None, attacks=False)
     (run,) = train_all([plan], where, runs_dir, log)
     print(run.path)
 
@@ -92,6 +94,7 @@ def bench(
     words: list[str],
     preset: str | None,
     protocol: str,
+    seed: int,
     seeds: int,
     n: int | None,
     runs_dir: Path,
@@ -103,16 +106,36 @@ def bench(
     overrides = parse_overrides(w for w in words if "=" in w)
     chosen = _preset(preset, where)
     plans = [
-        resolve(name, preset=chosen, protocol=protocol, seed=seed, overrides=overrides)
+        resolve(name, preset=chosen, protocol=protocol, seed=number, overrides=overrides)
         for name in dict.fromkeys(w for w in words if "=" not in w)
-        for seed in range(seeds)
+        for number in range(seed, seed + seeds)
     ]
-    if _forecast(plans, where, print_only=estimate):
-        return
+    for plan in plans:
+        _show_settings(plan)
+    if estimate:
+        return _print_estimate(plans, where, runs_dir, n, attacks=True)
+    _announce(plans, where, runs_dir, n, attacks=True)
     store = CellStore(results_dir)
     for plan, run in zip(plans, train_all(plans, where, runs_dir, log), strict=True):
         attack_run(plan, run, where, store, log, n=n)
     boards.leaderboard(results_dir=results_dir, write=True)
+
+
+def _show_settings(plan: Plan) -> None:
+    """The resolved settings, one line a part."""
+    log.print(f"{plan.name} ({plan.protocol} protocol)")
+    settings = plan.settings()
+    parts = {"frame": settings["frame"], **settings["recipe"]["mechanisms"]}
+    parts |= {name: settings["recipe"][name] for name in ("objective", "attack")}
+    for name, values in parts.items():
+        text = ", ".join(f"{key}={_short(value)}" for key, value in values.items())
+        log.print(f"  {name}: {text}")
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return format_length(value) if 0 < value < 0.2 else f"{value:g}"
+    return str(value)
 
 
 def _preset(name: str | None, device: Device) -> str:
@@ -124,7 +147,17 @@ def _preset(name: str | None, device: Device) -> str:
     return chosen
 
 
-def _forecast(plans: list[Plan], device: Device, *, print_only: bool) -> bool:
-    """Say what the settings are and how long they will take; True when that was all."""
+def _announce(
+    plans: list[Plan], device: Device, runs_dir: Path, n: int | None, attacks: bool
+) -> None:
+    """Say before anything is paid what is about to be computed and how long it will take."""
+    log.print("estimating ...")
+    for line in forecast(plans, device, runs_dir, n=n, attacks=attacks).lines(detailed=False):
+        log.print(f"plan: {line}")
 
-    return print_only
+
+def _print_estimate(
+    plans: list[Plan], device: Device, runs_dir: Path, n: int | None, attacks: bool
+) -> None:
+    for line in forecast(plans, device, runs_dir, n=n, attacks=attacks).lines(detailed=True):
+        print(line)

@@ -146,6 +146,12 @@ class Batches:
         full, rest = divmod(len(self._labels), self.batch_size)
         return full if self.drop_last or not rest else full + 1
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        _, channels, height, width = self._images.shape
+        return channels, height, width
+
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch in order; without `drop_last` every image comes exactly once."""
         order = self._order(epoch)

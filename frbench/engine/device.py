@@ -58,9 +58,7 @@ class Device:
         return f"{processor_name()}, {torch.get_num_threads()} threads"
 
 
-def find_device(
-    name: str = "auto", precision: str = "auto", compile_: Compile = "auto"
-) -> Device:
+def find_device(name: str = "auto", precision: str = "auto", compile_: Compile = "auto") -> Device:
     """The device called `name` (`auto`: CUDA where there is one), checked to exist.
 
     Args:

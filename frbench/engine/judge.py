@@ -44,15 +44,13 @@ class Judge:
 
     def __call__(self, model: Normalized, seed: int) -> Judgement:
         """Judge `model`, which is left as it was; the same seed draws the same random starts."""
-        victim = model if self.device.cuda else Folded(model)
+        victim = Folded(model)
         generator = torch.Generator(self.device.device).manual_seed(seed)
         training = model.training
         model.eval()
         clean, robust, logits = [], [], []
         for start in range(0, len(self.labels), BATCH):
-            images = to_float(
-                self.images[start : start + BATCH], memory_format=torch.channels_last
-            )
+            images = to_float(self.images[start : start + BATCH], memory_format=torch.channels_last)
             labels = self.labels[start : start + BATCH]
             noise = self.attack.initial_noise(images, generator)
             with self.device.autocast():

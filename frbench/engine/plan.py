@@ -198,7 +198,7 @@ def _check(recipe: Recipe, frame: Frame) -> None:
 
 
 def parse_overrides(items: Iterable[str]) -> dict[str, str]:
-    """`["epochs=10", "fr.weight=0.2"]` as a mapping; raises InputError at what is no `key=value`."""
+    """`["epochs=10", "fr.weight=0.2"]` as a mapping; InputError at what is no `key=value`."""
     pairs: dict[str, str] = {}
     for item in items:
         key, equals, value = item.partition("=")

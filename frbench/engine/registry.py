@@ -72,8 +72,8 @@ def parse_defense(text: str) -> Defense:
     bases = [p for p in parts if p not in MECHANISMS] or [p for p in parts if p in known][:1]
     if len(bases) > 1:
         raise InputError(
-            f"'{bases[0]}' and '{bases[1]}' both bring a loss, and a recipe has one; compose one of "
-            f"them with mechanisms ({', '.join(MECHANISMS)})"
+            f"'{bases[0]}' and '{bases[1]}' both bring a loss, and a recipe has one; compose one "
+            f"of them with mechanisms ({', '.join(MECHANISMS)})"
         )
     if not bases:
         raise InputError(f"'{text}' has mechanisms only; start with a recipe: {', '.join(known)}")
@@ -85,9 +85,7 @@ def parse_defense(text: str) -> Defense:
     return _canonical(recipe, known)
 
 
-def _check_part(
-    part: str, known: dict[str, Defense], broken: tuple[BrokenModule, ...]
-) -> None:
+def _check_part(part: str, known: dict[str, Defense], broken: tuple[BrokenModule, ...]) -> None:
     if part in known or part in MECHANISMS:
         return
     for module in broken:

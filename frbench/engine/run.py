@@ -1,10 +1,10 @@
 """A run folder: all that one training leaves behind, valid after a kill at any moment.
 
-    run.json                 settings, provenance, cost, whether it has finished
-    metrics.jsonl            one JSON object an epoch
-    checkpoint.safetensors   everything that the next epoch needs, replaced after every epoch
-    best.safetensors         weights of the best epoch on the held-out split; also last, and the
-    swa-best.safetensors     same two of a weight average (swa-, ema-)
+run.json                 settings, provenance, cost, whether it has finished
+metrics.jsonl            one JSON object an epoch
+checkpoint.safetensors   everything that the next epoch needs, replaced after every epoch
+best.safetensors         weights of the best epoch on the held-out split; also last, and the
+swa-best.safetensors     same two of a weight average (swa-, ema-)
 """
 
 from __future__ import annotations
@@ -67,9 +67,11 @@ class RunFolder:
         except FileNotFoundError:
             raise InputError(f"{self.path} is not a run: it has no run.json") from None
         except (OSError, ValueError) as error:
-            raise InputError(f"damaged run: {path}: {error}; move it away and train again") from None
+            raise InputError(
+                f"damaged run: {path}: {error}; move it away and train again"
+            ) from None
         if not isinstance(info, dict) or "settings" not in info:
-            raise InputError(f"damaged run: {path} has no settings; move it away and train again")
+            raise InputError(f"damaged run {path}: no settings; move it away, train again")
         return info
 
     def finished(self) -> bool:

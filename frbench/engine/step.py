@@ -84,9 +84,7 @@ class TrainingStep:
 
         def loss() -> Tensor:
             with self.device.autocast():
-                return self.recipe.loss(
-                    Outputs(self.network, images, adversarial, labels), epoch
-                )
+                return self.recipe.loss(Outputs(self.network, images, adversarial, labels), epoch)
 
         self.optimizer.zero_grad(set_to_none=True)
         with self._perturbed_weights(loss, epoch):

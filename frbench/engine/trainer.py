@@ -18,6 +18,7 @@ from frbench.engine.device import Device
 from frbench.engine.graphed import make_step
 from frbench.engine.judge import Judge, Judgement
 from frbench.engine.mechanisms.averages import averaged_tensors, empty_state, updates
+from frbench.engine.memory import out_of_memory
 from frbench.engine.plan import Plan
 from frbench.engine.run import Progress, RunFolder
 from frbench.errors import FrbenchError
@@ -89,6 +90,20 @@ class Trainer:
         self.device.prepare()
         self.resume()
         self.folder.write_info(self._info(finished=False))
+        try:
+            self._train(watcher)
+        except torch.OutOfMemoryError:
+            exhausted = True
+        else:
+            exhausted = False
+        if exhausted:  # outside the handler, whose traceback keeps the tensors alive
+            shape = self.batches.image_shape
+            raise out_of_memory(self.model, self.plan.recipe, self.plan.frame, self.device, shape)
+        self.folder.write_info(self._info(finished=True))
+        return self.folder
+
+    def _train(self, watcher: Watcher | None) -> None:
+        """The epochs that are left, each ending with a checkpoint."""
         for epoch in range(self.progress.epochs_done, self.plan.frame.epochs):
             started = time.perf_counter()
             loss = self._train_epoch(epoch, watcher)
@@ -100,8 +115,6 @@ class Trainer:
             self.folder.save_checkpoint(self._tensors(), self.progress)
             if watcher:
                 watcher.epoch(metrics)
-        self.folder.write_info(self._info(finished=True))
-        return self.folder
 
     def resume(self) -> None:
         """Take over the checkpoint of the folder, if there is one."""
@@ -120,7 +133,7 @@ class Trainer:
                 tensor.copy_(tensors[name])
 
     def _train_epoch(self, epoch: int, watcher: Watcher | None) -> float:
-        """One pass over the training images; returns the mean loss, the only wait for the device."""
+        """One pass over the training images; its mean loss is the only wait for the device."""
         steps = len(self.batches)
         total = torch.zeros((), device=self.device.device)
         average = self.plan.average

@@ -16,8 +16,8 @@ State = dict[str, Tensor]
 class WeightAverage(Mechanism, ABC):
     """Averages weights beside the training and never changes its trajectory.
 
-    The state is a flat dictionary of tensors, saved with the checkpoint: the averaged parameters and
-    buffers under their own names, and `count`, the number of updates.
+    The state is a flat dictionary of tensors, saved with the checkpoint: the averaged parameters
+    and buffers under their own names, and `count`, the number of updates.
     """
 
     @abstractmethod

@@ -4,9 +4,9 @@
     w <- w - lr * dL/dw at (w + v, x')
 
 The same x', crafted at the unperturbed weights, serves both gradients. The authors take the
-optimizer's step at w + v and subtract v again, so weight decay and momentum see w + v while rounding
-moves the weights; here w is put back from a copy, bit for bit, and the decay of v is added to the
-gradient instead.
+optimizer's step at w + v and subtract v again, so weight decay and momentum see w + v while
+rounding moves the weights; here w is put back from a copy, bit for bit, and the decay of v is added
+to the gradient instead.
 """
 
 from __future__ import annotations

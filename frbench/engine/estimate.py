@@ -1,0 +1,304 @@
+"""What a training will cost, from a few of its steps on a throwaway model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from frbench.data import Dataset, Split
+from frbench.engine.device import Device
+from frbench.engine.judge import Judge
+from frbench.engine.plan import Plan
+from frbench.engine.run import RunFolder
+from frbench.engine.trainer import Trainer
+
+CPU_BUDGET = 5.0
+"""Seconds of measuring on a CPU, where twenty steps can take minutes."""
+_SMALL = 8
+_JUDGE_UNITS = 43
+"""Forward units an image of a judgement: PGD-20, clean, adversarial, and the clean start."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Forecast of one training; seconds are wall clock.
+
+    Attributes:
+        name: of the run.
+        device: for people.
+        epochs: of the training.
+        steps: of one epoch.
+        images_per_second: while training with every mechanism active.
+        startup_seconds: first steps: compiling, capturing, choosing kernels.
+        train_seconds: all training steps.
+        judge_seconds: all judgements on the held-out split.
+        average_seconds: BatchNorm statistics of averaged weights.
+        memory: bytes; the peak that torch allocates on CUDA, else what the process holds.
+        watts: drawn while training; None where the device does not tell.
+        measured_seconds: what this forecast took.
+    """
+
+    name: str
+    device: str
+    epochs: int
+    steps: int
+    images_per_second: float
+    startup_seconds: float
+    train_seconds: float
+    judge_seconds: float
+    average_seconds: float
+    memory: int
+    watts: float | None
+    measured_seconds: float
+
+    @property
+    def total_seconds(self) -> float:
+        return self.startup_seconds + self.train_seconds + self.judge_seconds + self.average_seconds
+
+    @property
+    def energy(self) -> float | None:
+        """Watt-hours of the device, without the rest of the machine."""
+        return None if self.watts is None else self.watts * self.total_seconds / 3600
+
+    def summary(self) -> str:
+        """One line."""
+        parts = [f"{self.name}: {_duration(self.total_seconds)} on {self.device}"]
+        parts.append(f"{self.memory / 2**30:.1f} GiB")
+        if self.energy is not None:
+            parts.append(f"{self.energy:.0f} Wh")
+        return ", ".join(parts)
+
+    def lines(self) -> list[str]:
+        """The summary and what it is made of."""
+        shares = {
+            "training": self.train_seconds,
+            "judging": self.judge_seconds,
+            "averaging": self.average_seconds,
+            "start": self.startup_seconds,
+        }
+        made_of = ", ".join(f"{name} {_duration(s)}" for name, s in shares.items() if s >= 0.05)
+        return [
+            self.summary(),
+            f"  {self.epochs} epochs of {self.steps} steps, {self.images_per_second:.0f} images/s",
+            f"  {made_of}; measured in {self.measured_seconds:.1f} s",
+        ]
+
+
+def estimate(
+    plan: Plan,
+    data: Dataset,
+    device: Device,
+    *,
+    steps: int = 20,
+    notice: Callable[[str], None] = lambda _: None,
+) -> Estimate:
+    """Forecast the training of `plan`; nothing is written.
+
+    On a CPU it measures for about `CPU_BUDGET` seconds, with fewer or smaller steps if need be.
+
+    Args:
+        plan: what would be trained.
+        data: the dataset that the plan names.
+        device: where.
+        steps: to time, of every phase (a mechanism that starts later begins another phase).
+        notice: told when a faster path fails.
+    """
+    began = time.perf_counter()
+    probe = _Probe(plan, data, device, notice)
+    average, epochs = plan.average, plan.frame.epochs
+    startup, step_seconds = probe.phases(steps)
+    train = sum(
+        (end - start) * len(probe.trainer.batches) * step_seconds[start]
+        for start, end in pairwise([*step_seconds, epochs])
+    )
+    slowest = list(step_seconds.values())[-1]
+    watts = _watts(probe, slowest) if device.cuda else None
+    return Estimate(
+        name=plan.name,
+        device=device.describe(),
+        epochs=epochs,
+        steps=len(probe.trainer.batches),
+        images_per_second=plan.frame.batch_size / slowest,
+        startup_seconds=startup,
+        train_seconds=train,
+        judge_seconds=probe.judgement(slowest) * _judgements(plan),
+        average_seconds=probe.averaging() if average is not None else 0.0,
+        memory=_memory(device),
+        watts=watts,
+        measured_seconds=time.perf_counter() - began,
+    )
+
+
+class _Probe:
+    """A trainer that is never run, whose parts are timed one by one."""
+
+    def __init__(
+        self, plan: Plan, data: Dataset, device: Device, notice: Callable[[str], None]
+    ) -> None:
+        self.plan, self.device = plan, device
+        if device.cuda:
+            torch.cuda.reset_peak_memory_stats(device.device)
+        self.trainer = Trainer(plan, data, device, RunFolder(Path(os.devnull)), notice)
+        self.trainer.device.prepare()
+        self.images = plan.frame.batch_size  # of a timed step
+        self._stream = self._endless()
+
+    def phases(self, steps: int) -> tuple[float, dict[int, float]]:
+        """Seconds of starting up, and of a full step in each phase by its first epoch."""
+        starts = _phase_starts(self.plan)
+        startup, measured = 0.0, {}
+        count = steps
+        if not self.device.cuda:
+            startup += self._shrink()
+        for start in starts:
+            first = self.seconds(1, start)
+            if not self.device.cuda:
+                affordable = CPU_BUDGET / 2 / len(starts) / first
+                count = max(1, min(steps, int(affordable)))
+            measured[start] = self.seconds(count, start) / count * self._scale()
+            startup += max(0.0, first - measured[start])
+        return startup, measured
+
+    def seconds(self, steps: int, epoch: int) -> float:
+        """Wall-clock seconds of so many steps as they are in `epoch`."""
+        return _timed(self.device, lambda: self.run(steps, epoch))
+
+    def run(self, steps: int, epoch: int) -> None:
+        """Train the throwaway model."""
+        average, trainer = self.plan.average, self.trainer
+        lr = self.plan.frame.lr
+        for images, labels, noise in islice(self._stream, steps):
+            n = self.images
+            trainer.step(images[:n], labels[:n], noise[:n], epoch=epoch, lr=lr)
+            if average is not None:
+                average.after_step(trainer.average_state, trainer.model, epoch)
+
+    def judgement(self, step: float) -> float:
+        """Seconds of one judgement, from a slice of its images."""
+        images, labels = self.trainer.judge.images, self.trainer.judge.labels
+        n = len(labels)
+        if not self.device.cuda:
+            unit = step / self.plan.frame.batch_size / self.plan.recipe.forward_units()
+            n = max(_SMALL, min(n, int(CPU_BUDGET / 4 / unit / _JUDGE_UNITS)))
+        judge = Judge(
+            Split(images[:n].cpu(), labels[:n].cpu(), ""),
+            self.trainer.device,
+            self.plan.recipe.attack,
+        )
+        seconds = _timed(self.device, lambda: judge(self.trainer.model, 0))
+        return seconds * len(labels) / len(labels[:n])
+
+    def averaging(self) -> float:
+        """Seconds of all passes that the weight average makes over the training images."""
+        average, frame, trainer = self.plan.average, self.plan.frame, self.trainer
+        assert average is not None
+        passes = len(range(average.first_epoch(), frame.epochs, getattr(average, "cycle", 1)))
+        batches = [images[: self.images] for images, _, _ in islice(self._stream, 2)]
+        seconds = _timed(
+            self.device,
+            lambda: average.after_epoch(
+                trainer.average_state, trainer.model, average.first_epoch(), lambda: batches
+            ),
+        )
+        return passes * seconds / len(batches) * len(trainer.batches) * self._scale()
+
+    def _shrink(self) -> float:
+        """Where a full step would take long, time smaller ones; returns the seconds of trying."""
+        batch, epoch = self.images, self.plan.frame.epochs - 1
+        self.images = min(batch, _SMALL)
+        first, second = self.seconds(1, epoch), self.seconds(1, epoch)
+        full = second * batch / self.images
+        longest = CPU_BUDGET / 10
+        self.images = batch if full <= longest else max(self.images, int(batch * longest / full))
+        return max(0.0, first - second)
+
+    def _scale(self) -> float:
+        return self.plan.frame.batch_size / self.images
+
+    def _endless(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        generator = torch.Generator(self.device.device).manual_seed(0)
+        while True:
+            for batch in self.trainer.batches.epoch(0):
+                noise = self.plan.recipe.attack.initial_noise(batch.images, generator)
+                yield batch.images, batch.labels, noise
+
+
+def _phase_starts(plan: Plan) -> list[int]:
+    """Epochs at which the work of a step changes; an average does not change it."""
+    starts = {0}
+    for mechanism in plan.recipe.mechanisms:
+        if mechanism is not plan.average:
+            starts.add(getattr(mechanism, "start_epoch", 0))
+    return sorted(starts)
+
+
+def _judgements(plan: Plan) -> int:
+    """Judgements of the whole run; each also judges the average once there is one."""
+    frame, average = plan.frame, plan.average
+    judged = [
+        epoch
+        for epoch in range(frame.epochs)
+        if (epoch + 1) % frame.validation_every == 0 or epoch + 1 == frame.epochs
+    ]
+    if average is None:
+        return len(judged)
+    return len(judged) + sum(epoch >= average.first_epoch() for epoch in judged)
+
+
+def _timed(device: Device, work: Callable[[], object]) -> float:
+    _wait(device)
+    begin = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - begin
+
+
+def _wait(device: Device) -> None:
+    if device.cuda:
+        torch.cuda.synchronize(device.device)
+
+
+def _memory(device: Device) -> int:
+    if device.cuda:
+        return int(torch.cuda.max_memory_allocated(device.device))
+    return int(psutil.Process().memory_info().rss)
+
+
+def _watts(probe: _Probe, step: float) -> float | None:
+    """Power while the device works through queued steps; None if nvidia-smi does not tell."""
+    device = probe.device.device
+    probe.run(max(1, int(2 / step)), probe.plan.frame.epochs - 1)
+    watts = None
+    with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
+        found = subprocess.run(
+            [
+                "nvidia-smi",
+                f"--id=GPU-{torch.cuda.get_device_properties(device).uuid}",
+                "--query-gpu=power.draw",
+                "--format=csv,noheader,nounits",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+        watts = float(found.stdout.strip())
+    _wait(probe.device)
+    return watts
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
