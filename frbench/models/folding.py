@@ -105,4 +105,4 @@ def _widen(graph: fx.GraphModule, conv_name: str) -> None:
     conv = graph.get_submodule(conv_name)
     assert isinstance(conv, nn.Conv2d)
     if conv.bias is None:
-        conv.bias = nn.Parameter(torch.zeros(conv.out_channels, device=conv.weight.device))
+        conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels))

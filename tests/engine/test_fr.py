@@ -39,7 +39,9 @@ def by_definition(difference):
     return total / (2 * rows * columns)
 
 
-@pytest.mark.parametrize(("axes", "value"), [("batch_class", 1.1810183472), ("class", 3.6547005384)])
+@pytest.mark.parametrize(
+    ("axes", "value"), [("batch_class", 1.1810183472), ("class", 3.6547005384)]
+)
 def test_value_on_the_reference_logits(axes, value):
     assert spectral_distance(ADVERSARIAL, CLEAN, axes).item() == pytest.approx(value, abs=1e-9)
 
@@ -104,7 +106,9 @@ def test_batch_class_reading_grows_with_the_root_of_the_batch_and_class_does_not
 def test_order_of_the_batch_matters_to_batch_class_alone():
     difference = gaussian(128, 10)
     shuffled = difference[torch.randperm(128, generator=torch.Generator().manual_seed(1))]
-    change = {axes: of_difference(shuffled, axes) - of_difference(difference, axes) for axes in BOTH}
+    change = {
+        axes: of_difference(shuffled, axes) - of_difference(difference, axes) for axes in BOTH
+    }
     assert abs(change["batch_class"]) > 1e-3
     assert abs(change["class"]) < 1e-9
 
