@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from frbench.attacks import autoattack
+from frbench.attacks import AA_STAGES, autoattack
 from frbench.data import load_dataset, to_float
 from frbench.evaluation import Cell, CellStore, ModelRecord, Target, evaluate
 from frbench.models import weights_digest
@@ -37,12 +37,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--images", type=int, default=360)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--stages", default=",".join(AA_STAGES))
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--results", type=Path, help="folder of a worker's cells")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.mode == "worker":
-        work(options.results, options.images, options.batch)
+        work(options.results, options)
         return 0
     return kill(options)
 
@@ -55,7 +56,7 @@ def kill(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder, "whole")
         begin = time.monotonic()
-        reference = work(whole, options.images, options.batch)
+        reference = work(whole, options)
         seconds = time.monotonic() - begin
         stages = ", ".join(f"{s} {t:.1f} s" for s, t in reference.seconds.items())
         print(f"uninterrupted: {seconds:.1f} s ({stages}), verdicts {reference.correct()} robust")
@@ -64,7 +65,7 @@ def kill(options: argparse.Namespace) -> int:
             results = Path(folder, f"round{finished}")
             left = options.kills - len(lost)
             lost += killed_round(results, options, left, seconds, moments)
-            cell = work(results, options.images, options.batch)
+            cell = work(results, options)
             equal += cell.verdicts == reference.verdicts
     print(f"kills: {len(lost)}, rounds completed: {finished}, verdicts equal: {equal}/{finished}")
     if lost:
@@ -81,6 +82,7 @@ def killed_round(
     while len(lost) < kills:
         command = [sys.executable, __file__, "worker", "--results", str(results)]
         command += ["--images", str(options.images), "--batch", str(options.batch)]
+        command += ["--stages", options.stages]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         if process.stdout.readline().strip() != READY:
@@ -98,19 +100,19 @@ def killed_round(
     return lost
 
 
-def work(results: Path, images: int, batch: int) -> Cell:
+def work(results: Path, options: argparse.Namespace) -> Cell:
     """Evaluate the small network, going on with whatever `results` already holds."""
     dataset = load_dataset("digits")
     target = small_target(to_float(dataset.train.images), dataset.train.labels)
     print(READY, flush=True)
     (cell,) = evaluate(
         target,
-        [autoattack(eps=EPS)],
+        [autoattack(eps=EPS, stages=options.stages.split(","))],
         dataset,
         store=CellStore(results),
         device="cpu",
-        n=images,
-        batch=batch,
+        n=options.images,
+        batch=options.batch,
     )
     return cell
 

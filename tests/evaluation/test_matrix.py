@@ -233,7 +233,8 @@ def test_another_process_at_work_is_waited_for(
 
 def test_two_processes_on_one_folder_lose_nothing(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tools" / "kill_evaluation.py"), "worker"]
-    command += ["--results", str(tmp_path), "--images", "12", "--batch", "6"]
+    command += ["--results", str(tmp_path), "--images", "24", "--batch", "6"]
+    command += ["--stages", "apgd-ce"]
     both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT) for _ in range(2)]
     assert [process.wait(timeout=200) for process in both] == [0, 0]
     (cell,) = CellStore(tmp_path).all()
