@@ -118,15 +118,16 @@ def work(results: Path, options: argparse.Namespace) -> Cell:
 
 
 def small_target(images: torch.Tensor, labels: torch.Tensor) -> Target:
-    """A small network, the same in every process: 60 steps on noisy digits, one thread."""
+    """A small network, the same in every process: 200 steps on noisy digits, one thread."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(60):
+    weights = list(model.parameters())
+    for _ in range(200):  # by hand: importing torch.optim costs each worker seconds
         noisy = (images + 0.2 * torch.randn_like(images)).clamp(0, 1)
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(noisy), labels).backward()
-        optimizer.step()
+        loss = nn.functional.cross_entropy(model(noisy), labels)
+        with torch.no_grad():
+            for weight, slope in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+                weight -= 0.5 * slope
     record = ModelRecord(
         name="small",
         target="tools/kill_evaluation.py",
