@@ -28,6 +28,7 @@ SUITES: dict[str, Callable[[Options], Result]] = {
     "bench": bench.run,
     "precision": precision.run,
 }
+_FILE_WIDTH = 140
 _ALL = ("train", "eval", "data", "bench")
 
 
@@ -35,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the suites that were asked for; 1 when one of them failed, the others still run."""
     typed = _parser().parse_args(arguments)
     console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        console.width = _FILE_WIDTH
     failed = False
     try:
         options = _options(typed)
@@ -67,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, default=2.0, help="length of one sample")
     add("--threads", type=int, help="CPU threads; otherwise torch's own choice")
     add("--models", help="of suite train, by commas; default quick, resnet18 on CUDA")
+    add("--recipes", default="", help="of suite train, by commas; default all")
     add("--batch", type=int, default=128, help="images a step, and a chunk of an evaluation")
     add("--images", type=int, help="to attack; default 256, 1000 on CUDA")
     add("--run", help="run folder of a robust model, for AutoAttack")
@@ -90,6 +94,7 @@ def _options(typed: argparse.Namespace) -> Options:
         repeats=2 if quick else typed.repeats,
         seconds=0.1 if quick else typed.seconds,
         models=tuple(models.split(",")),
+        recipes=tuple(name for name in typed.recipes.split(",") if name),
         batch=8 if quick else typed.batch,
         images=8 if quick else typed.images or (1000 if device.cuda else 256),
         run=typed.run,

@@ -9,9 +9,9 @@ import torch
 from frbench.data import Batches
 from tools.perf.options import Options
 from tools.perf.report import Result, Table
+from tools.perf.subjects import random_split
 from tools.perf.textbook import WORKERS, loader
 from tools.perf.timing import Candidate, interleave
-from tools.perf.train import random_split
 
 
 def run(options: Options) -> Result:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from frbench.engine.device import Device
-from tools.perf.timing import Candidate, Clock, interleave
+from tools.perf.timing import Candidate
 
 
 def forward_flops(model: nn.Module, images: Tensor) -> float:
@@ -22,8 +22,16 @@ def forward_flops(model: nn.Module, images: Tensor) -> float:
     return counter.get_total_flops() / len(images)
 
 
-def matmul_ceiling(device: Device, clock: Clock, *, repeats: int, size: int) -> float:
-    """FLOP/s of a product of two square matrices of `size` in the precision of training."""
+MATMUL = "matmul"
+
+
+def matmul(device: Device, size: int) -> Candidate:
+    """Products of two square matrices in the precision of training: the rate that a device can do.
+
+    Args:
+        device: where.
+        size: of a side; one unit is `matmul_flops(size)`.
+    """
     kind = torch.bfloat16 if device.precision == "bf16" else torch.float32
     a, b = (torch.randn(size, size, device=device.device, dtype=kind) for _ in range(2))
     out = torch.empty_like(a)
@@ -32,8 +40,12 @@ def matmul_ceiling(device: Device, clock: Clock, *, repeats: int, size: int) -> 
         for _ in range(times):
             torch.mm(a, b, out=out)
 
-    timed = interleave([Candidate("matmul", run)], clock, repeats=repeats, seconds=0.5)
-    return 2 * size**3 / timed["matmul"].median
+    return Candidate(MATMUL, run)
+
+
+def matmul_flops(size: int) -> float:
+    """Floating-point operations of one unit of `matmul`."""
+    return 2.0 * size**3
 
 
 def peak_memory(device: Device, work: Callable[[], object]) -> float:

@@ -21,6 +21,7 @@ class Options:
         repeats: samples behind every median.
         seconds: length of one sample.
         models: architectures of the training suite.
+        recipes: of the training suite; empty for all.
         batch: images a step in training, images a chunk in evaluation.
         images: images that the evaluation suites attack.
         run: run folder of a robust model for AutoAttack.
@@ -35,6 +36,7 @@ class Options:
     repeats: int
     seconds: float
     models: tuple[str, ...]
+    recipes: tuple[str, ...]
     batch: int
     images: int
     run: str | None

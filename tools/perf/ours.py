@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from frbench.data import Batches, Split, derive_seed
 from frbench.engine.device import Device
+from frbench.engine.graphed import WORTH_COMPILING, make_step
 from frbench.engine.recipe import Recipe
 from frbench.engine.settings import Frame
 from frbench.engine.step import TrainingStep
 
 MakeStep = Callable[[nn.Module, Recipe, Frame, Device], TrainingStep]
 
-VARIANTS: dict[str, MakeStep] = {"eager": TrainingStep}
-"""Step factories by name; the last is what the trainer uses."""
-BEST = list(VARIANTS)[-1]
+
+def variants(device: Device) -> dict[str, MakeStep]:
+    """Step factories by name; the last is what a long training on `device` uses."""
+    if not device.cuda:
+        return {"frbench": TrainingStep}
+    return {
+        "eager": TrainingStep,
+        "captured": partial(make_step, steps=0, notice=_say),
+        "compiled": partial(make_step, steps=WORTH_COMPILING, notice=_say),
+    }
+
+
+def best(device: Device) -> str:
+    """Name of the variant that a long training uses."""
+    return list(variants(device))[-1]
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 class OurLoop:
@@ -35,6 +54,7 @@ class OurLoop:
         self, step: TrainingStep, recipe: Recipe, frame: Frame, split: Split, device: Device
     ) -> None:
         self.step, self.frame, self.attack = step, frame, recipe.attack
+        self.device = device
         self.batches = Batches(
             split,
             device.device,
@@ -49,6 +69,7 @@ class OurLoop:
 
     def run(self, steps: int) -> None:
         """Train so many steps, with every mechanism of the recipe active."""
+        self.device.prepare()
         for _ in range(steps):
             images, labels, noise = next(self._stream)
             last = self.frame.epochs - 1

@@ -7,22 +7,24 @@ same test images. A second seed shows how far two trainings lie apart that diffe
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from frbench.attacks import specs
 from frbench.data import load_dataset
-from frbench.engine.device import Device, Precision
+from frbench.engine import MECHANISMS
+from frbench.engine.device import Compile, Device, Precision
 from frbench.engine.plan import Plan, parse_overrides, resolve
+from frbench.engine.registry import parse_defense
 from frbench.engine.trainer import Trainer, open_run
 from frbench.evaluation import Cell, CellStore, evaluate, run_target
 from frbench.leaderboard.statistics import pair_counts, paired_interval
 from tools.perf.options import Options
-from tools.perf.ours import BEST, VARIANTS
 from tools.perf.report import Result, Table
 
 RECIPES = ("pgd_at", "at_fr")
-_PATHS: dict[Precision, str] = {"fp32": "eager", "bf16": BEST}
+_COMPILE: dict[Precision, Compile] = {"fp32": "off", "bf16": "auto"}
 
 
 def run(options: Options) -> Result:
@@ -32,7 +34,7 @@ def run(options: Options) -> Result:
         for name in RECIPES:
             for seed in range(options.seeds):
                 slow, fast = (
-                    _cells(name, seed, precision, options, folder) for precision in _PATHS
+                    _cells(name, seed, precision, options, folder) for precision in _COMPILE
                 )
                 rows += [_row(name, seed, *pair) for pair in zip(slow, fast, strict=True)]
     settings = {
@@ -40,7 +42,7 @@ def run(options: Options) -> Result:
         "overrides": list(options.overrides),
         "seeds": options.seeds,
         "images": options.images,
-        "paths": dict(_PATHS),
+        "compile": dict(_COMPILE),
     }
     note = "accuracies in %; difference is fp32 less bf16 with its paired 95 % interval"
     table = Table(f"Precision of training: {options.preset}", rows, note)
@@ -51,13 +53,18 @@ def _cells(
     name: str, seed: int, precision: Precision, options: Options, folder: Path
 ) -> list[Cell]:
     """Clean and PGD-20 of the last weights of one training; found again if it was done before."""
-    keys = {**parse_overrides(options.overrides), "precision": precision}
+    recipe = parse_defense(name).recipe
+    keys = {"precision": str(precision)}
+    for key, value in parse_overrides(options.overrides).items():
+        kind = key.partition(".")[0]
+        if kind not in MECHANISMS or recipe.mechanism(kind):
+            keys[key] = value
     plan = resolve(name, preset=options.preset, seed=seed, overrides=keys)
-    device = Device(options.device.device, precision)
+    device = Device(options.device.device, precision, _COMPILE[precision])
     run = open_run(folder / "runs", plan)
     data = load_dataset(plan.frame.dataset)
     if not run.finished():
-        Trainer(plan, data, device, run, VARIANTS[_PATHS[precision]]).run()
+        Trainer(plan, data, device, run, notice=lambda line: print(line, file=sys.stderr)).run()
     return evaluate(
         run_target(run, "last", device=device.device),
         _columns(plan),

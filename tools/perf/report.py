@@ -120,7 +120,7 @@ def _rich(title: str, rows: list[dict[str, Any]]) -> RichTable:
     for column in columns:
         number = isinstance(rows[0][column], int | float)
         heading = column.replace("_", " ")
-        table.add_column(heading, justify="right" if number else "left", no_wrap=not number)
+        table.add_column(heading, justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_text(row[column]) for column in columns))
     return table

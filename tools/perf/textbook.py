@@ -128,6 +128,8 @@ class PlainLoop:
     def run(self, steps: int) -> None:
         """Train so many steps."""
         eps = self.step.attack.eps
+        torch.backends.cudnn.benchmark = False  # torch's own settings, whoever ran before
+        torch.backends.cudnn.allow_tf32 = True
         for _ in range(steps):
             images, labels = next(self._stream)
             images, labels = images.to(self.device), labels.to(self.device)
