@@ -1,0 +1,35 @@
+"""Command `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")]
+ResultsDir = Annotated[Path, typer.Option("--results-dir", help="Folder that holds cells/.")]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of run folders.")]
+WithGallery = Annotated[
+    bool, typer.Option("--gallery/--no-gallery", help="Show images and their adversarial versions.")
+]
+
+
+def report(
+    output: Output = Path("report.html"),
+    results_dir: ResultsDir = Path("results/local"),
+    runs_dir: RunsDir = Path("runs"),
+    gallery: WithGallery = True,
+) -> None:
+    """Write one HTML file that shows the whole benchmark and needs no network.
+
+    Examples:
+
+        frbench report -o report.html
+
+        frbench report -o quick.html --results-dir results/quick --no-gallery
+    """
+    from frbench.report import write_report  # imports torch and matplotlib
+
+    path = write_report(output, results_dir, runs_dir, gallery=gallery)
+    typer.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -1,0 +1,134 @@
+"""What a report shows beside the leaderboard: audits, analyses and learning curves, as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from frbench.engine.run import RunFolder
+from frbench.errors import InputError
+from frbench.evaluation.cells import Cell
+from frbench.leaderboard.rows import Leaderboard, Row
+from frbench.leaderboard.selection import load_cells
+from frbench.leaderboard.table import build
+
+ANALYSES = ("lowpass", "spectrum", "claims", "kernels")
+
+
+class Audit(BaseModel):
+    """Whether a model's number is to be trusted, as an audit found; further fields are kept out."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    target: str
+    digest: str
+    verdict: Literal["trusted", "suspicious", "broken"]
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunCurve:
+    """What one run recorded: one dictionary an epoch, accuracies in [0, 1]."""
+
+    name: str
+    defense: str
+    preset: str
+    seed: int
+    metrics: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One result file of an analysis."""
+
+    path: Path
+    kind: str
+    content: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything that the report reads; `audits` by the digest of the model."""
+
+    board: Leaderboard
+    cells: tuple[Cell, ...]
+    audits: dict[str, Audit]
+    studies: tuple[Study, ...]
+    curves: tuple[RunCurve, ...]
+
+
+def read_sources(results_dir: Path, runs_dir: Path) -> Sources:
+    """Read a results folder and the runs behind its rows.
+
+    Args:
+        results_dir: folder that holds `cells/`, and where there are any `audits/` and `analysis/`.
+        runs_dir: folder of run folders; only those of rows of the leaderboard are read.
+
+    Raises:
+        InputError: no cells yet, or a damaged file, which is named.
+    """
+    cells = load_cells(results_dir)
+    board = build(cells)
+    return Sources(
+        board=board,
+        cells=tuple(cells),
+        audits={audit.digest: audit for audit in _audits(results_dir / "audits")},
+        studies=tuple(_studies(results_dir / "analysis")),
+        curves=tuple(_curves(board, runs_dir)),
+    )
+
+
+def single_rows(row: Row) -> tuple[Row, ...]:
+    """The row itself, or one row a seed."""
+    return row.members or (row,)
+
+
+def _audits(folder: Path) -> Iterable[Audit]:
+    for path in sorted(folder.glob("*.json")):
+        try:
+            yield Audit.model_validate(_json(path))
+        except ValidationError as error:
+            what = str(error).replace("\n", " ")
+            raise InputError(f"damaged audit {path}: {what}; audit the target again") from None
+
+
+def _studies(folder: Path) -> Iterable[Study]:
+    for path in sorted(folder.rglob("*.json")):
+        content = _json(path)
+        kind = content.get("analysis") if isinstance(content, dict) else None
+        if kind in ANALYSES:
+            yield Study(path, str(kind), content)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        what = str(error).split("\n")[0]
+        raise InputError(f"damaged file {path}: {what}; move it away and make it again") from None
+
+
+def _curves(board: Leaderboard, runs_dir: Path) -> Iterable[RunCurve]:
+    """One a run, in the order in which their rows stand in the tables."""
+    records = [
+        single.model for table in board.tables for row in table.rows for single in single_rows(row)
+    ]
+    runs = dict.fromkeys(r.target.partition("@")[0] for r in records if r.source == "run")
+    for name in runs:
+        folder = RunFolder(runs_dir / Path(name).name)
+        if not (folder.path / "run.json").is_file():
+            continue
+        settings, metrics = folder.info()["settings"], folder.metrics()
+        if metrics:
+            yield RunCurve(
+                name=folder.name,
+                defense=settings["defense"],
+                preset=settings["preset"],
+                seed=settings["seed"],
+                metrics=tuple(metrics),
+            )
