@@ -55,4 +55,6 @@ def _explain(path: Path, error: Exception) -> BrokenModule:
         return BrokenModule(path, error.lineno or 1, f"syntax error: {error.msg}")
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     line = frames[-1].lineno if frames and frames[-1].lineno else 1
-    return BrokenModule(path, line, f"{type(error).__name__}: {error}".split("\n")[0])
+    # Three lines hold what a failed validation says: how many errors, where, and what is wrong.
+    said = ": ".join(line.strip() for line in str(error).splitlines()[:3])
+    return BrokenModule(path, line, f"{type(error).__name__}: {said}")

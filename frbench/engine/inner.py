@@ -22,7 +22,7 @@ class InnerAttack(BaseModel):
     One step: x' <- clip(x' + step_size * sign(grad), x - eps, x + eps), clipped to [0, 1].
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     eps: Annotated[float, Field(ge=0, le=1, description="radius, pixels in [0, 1]")] = 8 / 255
     step_size: Annotated[float, Field(gt=0, le=1, description="one step's length")] = 2 / 255

@@ -152,7 +152,14 @@ class _Layers:
             elif part in self.parts and field in type(self.parts[part]).model_fields:
                 self.changes[part][field] = value
             elif not (where_present and part in MECHANISMS):
-                raise unknown("key", key, self.keys())
+                raise self._unknown(key)
+
+    def _unknown(self, key: str) -> InputError:
+        """The error for a key that does not exist; `eps` is `attack.eps` rather than `epochs`."""
+        for known in self.keys():
+            if known.rpartition(".")[2] == key:
+                return InputError(f"unknown key '{key}': did you mean '{known}'?")
+        return unknown("key", key, self.keys())
 
     def built(self) -> tuple[Recipe, Frame]:
         rebuilt = {name: _rebuild(p, self.changes[name], name) for name, p in self.parts.items()}

@@ -22,7 +22,7 @@ Branch = Literal["clean", "adversarial"]
 class Part(BaseModel):
     """A piece of a recipe: typed, validated hyperparameters and the code that uses them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Objective(Part, ABC):

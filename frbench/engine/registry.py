@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from frbench.discovery import BrokenModule, discover
 from frbench.engine.mechanisms import MECHANISMS
@@ -31,7 +33,7 @@ def defenses() -> tuple[dict[str, Defense], tuple[BrokenModule, ...]]:
     for name, module in modules.items():
         path = Path(str(module.__file__))
         recipe = getattr(module, "recipe", None)
-        if not isinstance(recipe, Recipe) or not _owns_its_name(name, recipe):
+        if not isinstance(recipe, Recipe) or not _owns_its_name(name, recipe, modules):
             unusable.append(BrokenModule(path, 1, _problem(name, recipe)))
             continue
         summary = (inspect.getdoc(module) or "").split("\n")[0]
@@ -39,8 +41,16 @@ def defenses() -> tuple[dict[str, Defense], tuple[BrokenModule, ...]]:
     return found, tuple(unusable)
 
 
-def _owns_its_name(name: str, recipe: Recipe) -> bool:
-    return bool(recipe.mechanisms) or recipe.base == name
+def _owns_its_name(name: str, recipe: Recipe, modules: Mapping[str, ModuleType]) -> bool:
+    """Whether `base` is the file's own name, or that of a file whose loss got mechanisms here."""
+    if recipe.base == name:
+        return True
+    base = getattr(modules.get(recipe.base), "recipe", None)
+    return (
+        bool(recipe.mechanisms)
+        and isinstance(base, Recipe)
+        and type(base.objective) is type(recipe.objective)
+    )
 
 
 def _problem(name: str, recipe: object) -> str:
@@ -82,7 +92,7 @@ def parse_defense(text: str) -> Defense:
     extra.remove(bases[0])
     for part in extra:
         recipe = recipe + MECHANISMS[part]()
-    return _canonical(recipe, known)
+    return _canonical(recipe, known, "+".join([bases[0], *sorted(extra)]))
 
 
 def _check_part(part: str, known: dict[str, Defense], broken: tuple[BrokenModule, ...]) -> None:
@@ -94,9 +104,16 @@ def _check_part(part: str, known: dict[str, Defense], broken: tuple[BrokenModule
     raise unknown("defense", part, [*known, *MECHANISMS])
 
 
-def _canonical(recipe: Recipe, known: dict[str, Defense]) -> Defense:
+def _canonical(recipe: Recipe, known: Mapping[str, Defense], typed: str) -> Defense:
+    """The named recipe that equals `recipe`, or its composition from the base, if that says it."""
     for defense in known.values():
         if defense.recipe.same_training(recipe):
             return defense
-    name = "+".join([recipe.base, *(m.kind for m in recipe.mechanisms)])
+    composed = known[recipe.base].recipe
+    for mechanism in recipe.mechanisms:
+        if composed.mechanism(mechanism.kind) is None:
+            composed = composed + MECHANISMS[mechanism.kind]()
+    # Mechanisms whose settings a file changed cannot be told by their kinds alone.
+    spelled = composed.same_training(recipe)
+    name = "+".join([recipe.base, *(m.kind for m in recipe.mechanisms)]) if spelled else typed
     return Defense(name, recipe, f"composed: {name}")

@@ -3,15 +3,20 @@ protocol, the paper's own settings for the models that its authors trained."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def _one_is_many(value: Any) -> Any:
+    """A single milestone, `75`, as a tuple of one."""
+    return (value,) if isinstance(value, int | str) else value
 
 
 class Frame(BaseModel):
     """Everything of a run that is not the recipe. Epochs count from 0."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dataset: str = "cifar10"
     architecture: str = "wrn-34-10"
@@ -28,7 +33,9 @@ class Frame(BaseModel):
         ),
     ] = "milestones"
     milestones: Annotated[
-        tuple[int, ...], Field(description="epochs (from 0) at whose start lr drops")
+        tuple[Annotated[int, Field(ge=1)], ...],
+        BeforeValidator(_one_is_many),
+        Field(description="epochs (from 0) at whose start lr drops"),
     ] = (75, 90)
     warmup: Annotated[float, Field(ge=0, lt=1, description="share of a onecycle going up")] = 0.2
     padding: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
@@ -146,10 +147,13 @@ class Trainer:
             if watcher:
                 watcher.step(epoch * steps + batch.index + 1, self.plan.frame.epochs * steps)
         loss = total.item() / steps
-        if loss != loss or loss in (float("inf"), float("-inf")):
+        # The last step may ruin the weights after the last finite loss.
+        norms = torch.stack(torch._foreach_norm(list(self.model.parameters())))
+        if not math.isfinite(loss) or not torch.isfinite(norms).all():
             raise Diverged(
-                f"the loss of epoch {epoch} is not finite; {self.folder.path} keeps the last good "
-                f"checkpoint (epoch {self.progress.epochs_done}); try a smaller lr"
+                f"the loss or the weights of epoch {epoch} are not finite; {self.folder.path} "
+                f"keeps the last good checkpoint (epoch {self.progress.epochs_done}); "
+                "try a smaller lr"
             )
         return loss
 

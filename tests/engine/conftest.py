@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import shutil
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from frbench import discovery
 from frbench.data import to_float
 from frbench.engine.device import find_device
 from frbench.engine.plan import resolve
+from frbench.engine.registry import defenses
 from frbench.engine.step import TrainingStep
 from frbench.models import build_model
 
@@ -70,3 +76,33 @@ def one_step(batch):
         return step(batch.images, labels, noise, epoch=epoch, lr=lr)
 
     return take
+
+
+@pytest.fixture
+def own_defenses(tmp_path, monkeypatch):
+    """Add files to a copy of `defenses/` that lives for one test: own_defenses(name=text)."""
+    monkeypatch.setattr(discovery, "PROJECT_ROOT", tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    here = Path(__file__).resolve().parents[2] / "defenses"
+    shutil.copytree(here, tmp_path / "defenses", ignore=shutil.ignore_patterns("__pycache__"))
+    before = {name: module for name, module in sys.modules.items() if _of_defenses(name)}
+
+    def forget():
+        for name in [n for n in sys.modules if _of_defenses(n)]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        discovery.discover.cache_clear()
+
+    def add(**files):
+        for name, text in files.items():
+            (tmp_path / "defenses" / f"{name}.py").write_text(text)
+        forget()
+        return defenses()[0]
+
+    yield add
+    forget()
+    sys.modules.update(before)
+
+
+def _of_defenses(name):
+    return name == "defenses" or name.startswith("defenses.")

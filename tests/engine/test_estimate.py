@@ -1,0 +1,93 @@
+"""Forecasts are made of what was timed, and a training that does not fit says what would."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from frbench.data import load_dataset
+from frbench.engine import estimate as module
+from frbench.engine.device import find_device
+from frbench.engine.estimate import estimate
+from frbench.engine.memory import largest_batch, out_of_memory
+from frbench.engine.plan import resolve
+from frbench.engine.step import TrainingStep
+from frbench.models import build_model
+
+CPU = find_device("cpu")
+
+
+def forecast(name, **overrides):
+    plan = resolve(name, preset="smoke", overrides=overrides)
+    return estimate(plan, load_dataset("digits"), CPU, steps=2)
+
+
+def test_a_forecast_names_every_cost_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = forecast("at_fr_swa")
+    assert min(found.train_seconds, found.judge_seconds, found.average_seconds) > 0
+    parts = (
+        found.startup_seconds,
+        found.train_seconds,
+        found.judge_seconds,
+        found.average_seconds,
+    )
+    assert found.total_seconds == pytest.approx(sum(parts))
+    assert found.memory > 2**20
+    assert found.energy is None
+    assert found.summary() == found.lines()[0]
+    assert "averaging" in "".join(found.lines()) or found.average_seconds < 0.05
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_forecast_counts_steps_judgements_and_passes(monkeypatch):
+    """On a clock on which every measurement takes one second."""
+    monkeypatch.setattr(module, "_timed", lambda device, work: (work(), 1.0)[1])
+    plain, averaged = forecast("at_fr"), forecast("at_fr_swa")
+    # Batches of 8 instead of 32 were timed, so that a step takes four of these seconds.
+    assert plain.train_seconds == pytest.approx(plain.epochs * plain.steps * 4)
+    # Four judgements, and two more of the average, which begins with epoch 2.
+    assert averaged.judge_seconds == pytest.approx(plain.judge_seconds * 6 / 4)
+    # Two passes over the training images, of which two batches of 8 were timed.
+    assert averaged.average_seconds == pytest.approx(2 * averaged.steps * 4 / 2)
+    assert plain.average_seconds == 0
+
+
+def test_rare_judgements_cost_less(monkeypatch):
+    monkeypatch.setattr(module, "_timed", lambda device, work: (work(), 1.0)[1])
+    every, rare = forecast("pgd_at"), forecast("pgd_at", validation_every="3")
+    assert rare.judge_seconds == pytest.approx(every.judge_seconds / 2)  # epochs 2 and 3
+
+
+class Hungry(TrainingStep):
+    """A step whose device has memory for eight images."""
+
+    def __call__(self, images, labels, noise, *, epoch, lr):
+        if len(images) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().__call__(images, labels, noise, epoch=epoch, lr=lr)
+
+
+class Starved(TrainingStep):
+    def __call__(self, images, labels, noise, *, epoch, lr):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def subject():
+    plan = resolve("trades", preset="smoke")
+    model = CPU.place(build_model("tiny", classes=10, channels=1)).train()
+    return model, plan.recipe, plan.frame, CPU, (1, 8, 8)
+
+
+def test_the_largest_half_that_fits_is_found():
+    assert largest_batch(*subject(), make_step=Hungry) == 8
+    assert largest_batch(*subject()) == 16  # half of what was too large, when that fits
+    assert largest_batch(*subject(), make_step=Starved) is None
+
+
+def test_out_of_memory_names_the_batch_that_would_fit():
+    message = str(out_of_memory(*subject(), make_step=Hungry))
+    assert "batch_size=32" in message and "batch_size=8 fits" in message and "\n" not in message
+    assert "smaller ones do not fit" in str(out_of_memory(*subject(), make_step=Starved))

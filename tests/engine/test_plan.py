@@ -1,0 +1,211 @@
+"""Layers of settings: who overrules whom, what is refused, and what names a run."""
+
+from __future__ import annotations
+
+import pytest
+
+from frbench.engine.plan import default_preset, parse_overrides, resolve
+from frbench.engine.presets import PRESETS
+from frbench.errors import InputError
+
+
+def plan(defense="pgd_at", preset="paper", protocol="common", seed=0, **overrides):
+    text = {key.replace("__", "."): str(value) for key, value in overrides.items()}
+    return resolve(defense, preset=preset, protocol=protocol, seed=seed, overrides=text)
+
+
+def settings(found):
+    recipe = found.recipe
+    mechanisms = {f"{m.kind}.{k}": v for m in recipe.mechanisms for k, v in m.model_dump().items()}
+    attack = {f"attack.{k}": v for k, v in recipe.attack.model_dump().items()}
+    return {**found.frame.model_dump(), **recipe.objective.model_dump(), **attack, **mechanisms}
+
+
+COMMON = {
+    "architecture": "wrn-34-10",
+    "attack.eps": 8 / 255,
+    "attack.step_size": 2 / 255,
+    "attack.steps": 10,
+    "attack.batchnorm": "eval",
+    "epochs": 100,
+    "lr": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "batch_size": 128,
+    "schedule": "milestones",
+    "milestones": (75, 90),
+    "padding": "zero",
+    "normalization": "none",
+    "validation_fraction": 0.1,
+    "statistics_before": (),
+    "statistics_after": (),
+}
+RICE = {
+    "attack.batchnorm": "train",
+    "epochs": 200,
+    "schedule": "milestones_by_step",
+    "milestones": (100, 150),
+    "padding": "reflect",
+    "normalization": "cifar10",
+    "statistics_before": ("adversarial",),
+    "statistics_after": ("clean",),
+}
+SMALL_BALL = {"attack.eps": 0.031, "attack.step_size": 0.007, "attack.start": "gaussian"}
+ORIGINAL = {
+    "pgd_at": {**RICE, "attack.start": "uniform"},
+    "awp": {**RICE, "awp.gamma": 0.01, "awp.start_epoch": 0},
+    "trades": {
+        **SMALL_BALL,
+        "beta": 6.0,
+        "weight_decay": 2e-4,
+        "epochs": 76,
+        "milestones": (74,),
+        "statistics_before": ("clean",),
+    },
+    "mart": {
+        **SMALL_BALL,
+        "beta": 6.0,
+        "weight_decay": 7e-4,
+        "epochs": 90,
+        "milestones": (74, 89),
+    },
+    "at_swa": {"swa.start_epoch": 75, "swa.cycle": 1},
+    "at_fr": {"fr.start_epoch": 75, "fr.weight": 0.1, "fr.axes": "batch_class"},
+    "at_fr_swa": {"fr.start_epoch": 75, "swa.start_epoch": 75},
+}
+
+
+@pytest.mark.parametrize("defense", ORIGINAL)
+def test_original_protocol_changes_what_its_authors_changed_and_nothing_else(defense):
+    found = settings(plan(defense, protocol="original"))
+    expected = {**COMMON, **ORIGINAL[defense]}
+    assert {key: found[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("defense", ORIGINAL)
+def test_common_protocol_is_one_frame_for_all(defense):
+    found = settings(plan(defense))
+    assert {key: found[key] for key in COMMON} == COMMON
+    assert found.get("fr.start_epoch", 0) == 0
+
+
+def test_mart_has_settings_of_its_own_for_resnet18():
+    found = settings(plan("mart", preset="resnet18", protocol="original"))
+    expected = {"beta": 5.0, "lr": 0.01, "weight_decay": 3.5e-3, "epochs": 120}
+    assert {key: found[key] for key in expected} == expected
+    assert found["milestones"] == (74, 89, 99)
+    assert settings(plan("mart", preset="resnet18"))["beta"] == 6.0
+
+
+def test_later_layers_overrule_earlier_ones():
+    assert plan("trades", protocol="original").frame.epochs == 76  # the recipe's authors
+    quick = plan("trades", preset="quick", protocol="original")
+    assert quick.frame.epochs == PRESETS["quick"].overrides["epochs"]  # then the preset
+    assert plan("trades", preset="quick", protocol="original", epochs=2).frame.epochs == 2
+    assert quick.recipe.attack.eps == 0.031  # what no later layer changes stays
+
+
+def test_values_are_read_as_people_type_them():
+    found = plan("at_fr_swa", attack__eps="4/255", milestones="50,80", fr__weight="0.2")
+    assert found.recipe.attack.eps == pytest.approx(4 / 255)
+    assert found.frame.milestones == (50, 80)
+    assert found.recipe.mechanism("fr").weight == 0.2
+    assert plan(milestones="60").frame.milestones == (60,)
+
+
+@pytest.mark.parametrize(
+    ("defense", "key", "near"),
+    [
+        ("pgd_at", "epoch", "epochs"),
+        ("trades", "betta", "beta"),
+        ("at_fr", "fr.wieght", "fr.weight"),
+        ("pgd_at", "attack.step", "attack.steps"),
+        ("pgd_at", "eps", "attack.eps"),
+    ],
+)
+def test_unknown_key_names_the_nearest(defense, key, near):
+    with pytest.raises(InputError, match=rf"unknown key '{key}': did you mean '{near}'\?"):
+        resolve(defense, preset="quick", overrides={key: "1"})
+
+
+def test_key_of_a_mechanism_that_does_not_ride_along_is_unknown():
+    with pytest.raises(InputError, match="unknown key 'awp.gamma'"):
+        plan("pgd_at", awp__gamma=0.01)
+
+
+@pytest.mark.parametrize(
+    ("defense", "overrides", "said"),
+    [
+        ("pgd_at", {"attack__eps": "-1"}, "attack.eps=-1"),
+        ("pgd_at", {"attack__eps": "two"}, "attack.eps=two"),
+        ("pgd_at", {"attack__steps": "0"}, "attack.steps=0"),
+        ("pgd_at", {"epochs": "0"}, "epochs=0"),
+        ("pgd_at", {"epochs": "2.5"}, "epochs=2.5"),
+        ("pgd_at", {"milestones": "75,100"}, "milestone 100 is beyond the last epoch 99"),
+        ("pgd_at", {"lr": "1/0"}, "lr=1/0"),
+        ("trades", {"beta": "-1"}, "beta=-1"),
+        ("at_fr", {"fr__axes": "pixels"}, "fr.axes=pixels"),
+        ("awp", {"awp__gamma": "-0.1"}, "awp.gamma=-0.1"),
+        ("at_swa", {"swa__start_epoch": "100"}, "swa.start_epoch=100 is beyond the last epoch 99"),
+        ("at_fr", {"fr__start_epoch": "100"}, "fr.start_epoch=100 is beyond the last epoch 99"),
+    ],
+)
+def test_impossible_values_are_named(defense, overrides, said):
+    with pytest.raises(InputError) as caught:
+        plan(defense, **overrides)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_names_are_refused_with_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'quick'"):
+        plan(preset="quik")
+    with pytest.raises(InputError, match="did you mean 'original'"):
+        plan(protocol="orginal")
+    with pytest.raises(InputError, match="seed -1 is negative"):
+        plan(seed=-1)
+
+
+@pytest.mark.parametrize("item", ["epochs", "=3", "epochs=", ""])
+def test_overrides_are_key_equals_value(item):
+    with pytest.raises(InputError, match="is not key=value"):
+        parse_overrides([item])
+
+
+def test_overrides_may_hold_an_equals_sign():
+    assert parse_overrides(["a=b=c", " lr = 0.1 "]) == {"a": "b=c", "lr": "0.1"}
+
+
+def test_default_preset_follows_the_accelerator():
+    assert (default_preset(cuda=False), default_preset(cuda=True)) == ("quick", "resnet18")
+
+
+# --- what names a run -----------------------------------------------------------------------------
+
+
+def test_an_average_does_not_move_the_trajectory_but_names_another_run():
+    plain, early, late = plan("pgd_at"), plan("at_swa"), plan("at_swa", swa__start_epoch=80)
+    assert plain.trajectory == early.trajectory == late.trajectory
+    assert len({plain.name, early.name, late.name}) == 3
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"lr": 0.2},
+        {"attack__steps": 7},
+        {"defense": "trades"},
+        {"defense": "at_fr"},
+        {"preset": "resnet18"},
+        {"protocol": "original"},
+    ],
+)
+def test_whatever_moves_the_weights_moves_the_trajectory(other):
+    assert plan(**other).trajectory != plan().trajectory
+
+
+def test_one_training_has_one_trajectory_whatever_it_is_called():
+    assert plan("pgd_at+fr").trajectory == plan("at_fr").trajectory
+    assert plan(lr="0.1").trajectory == plan().trajectory
+    assert plan("pgd_at", seed=3).trajectory == plan("pgd_at").with_seed(3).trajectory

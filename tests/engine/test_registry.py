@@ -1,0 +1,130 @@
+"""Names of defenses: canonical, refused with a reason, and independent of a broken neighbour."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from frbench.engine.registry import defenses, parse_defense
+from frbench.errors import InputError
+
+SEVEN = {"pgd_at", "trades", "mart", "awp", "at_swa", "at_fr", "at_fr_swa"}
+
+
+def test_the_seven_of_the_paper_are_there_and_nothing_is_broken():
+    known, broken = defenses()
+    assert set(known) >= SEVEN
+    assert broken == ()
+    assert all(d.summary and d.path.stem == name for name, d in known.items())
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        (["trades", "awp", "ema"], "trades+awp+ema"),
+        (["pgd_at", "fr", "swa"], "at_fr_swa"),
+        (["at_fr", "swa"], "at_fr_swa"),
+        (["at_swa", "fr"], "at_fr_swa"),
+        (["pgd_at", "fr"], "at_fr"),
+        (["pgd_at", "awp"], "awp"),
+        (["awp", "swa"], "pgd_at+awp+swa"),
+        (["pgd_at", "awp", "swa"], "pgd_at+awp+swa"),
+        (["mart", "fr"], "mart+fr"),
+    ],
+)
+def test_name_is_canonical_whatever_the_order(parts, name):
+    found = {parse_defense("+".join(order)).name for order in itertools.permutations(parts)}
+    assert found == {name}
+
+
+def test_a_canonical_name_means_itself():
+    for name in ("trades+awp+ema", "pgd_at+awp+swa", "mart+fr"):
+        assert parse_defense(parse_defense(name).name).recipe.same_training(
+            parse_defense(name).recipe
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("trades+swa+ema", "'swa' and 'ema' are two averages"),
+        ("at_swa+ema", "'swa' and 'ema' are two averages"),
+        ("at_fr+fr", "'fr' is there twice"),
+        ("trades+fr+fr", "'fr' is there twice"),
+        ("awp+awp", "'awp' is there twice"),
+        ("trades+mart", "'trades' and 'mart' both bring a loss"),
+        ("swa", "has mechanisms only"),
+        ("fr+swa", "has mechanisms only"),
+        ("tradess", "did you mean 'trades'"),
+        ("trades+ewp", "did you mean 'awp'"),
+        ("trades+", "unknown defense ''"),
+        ("", "unknown defense ''"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_the_reason(text, said):
+    with pytest.raises(InputError) as caught:
+        parse_defense(text)
+    assert said in str(caught.value)
+
+
+# --- files that cannot be used --------------------------------------------------------------------
+
+BAD = {
+    "no_import": ("import os\nimport nowhere_to_be_found\n", 2, "nowhere_to_be_found"),
+    "no_syntax": ("x = 1\n\ndef f(:\n", 3, "syntax error"),
+    "no_recipe": ('"""Nothing here."""\n', 1, "defines no `recipe`"),
+    "no_type": ("recipe = 3\n", 1, "is a int, not a Recipe"),
+    "taken": ("from defenses.trades import recipe\n", 1, "write base='taken'"),
+    "stranger": (
+        "from defenses.trades import recipe as trades\nfrom frbench.engine import *\n"
+        "recipe = (trades + FrequencyRegularization()).rebuilt(base='pgd_at')\n",
+        1,
+        "write base='stranger'",
+    ),
+    "impossible": (
+        "from defenses.trades import Trades\n\nobjective = Trades(beta=-1)\n",
+        3,
+        "greater than or equal to 0",
+    ),
+    "raises": ("raise SystemError('on purpose')\n", 1, "on purpose"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_broken_file_is_named_with_its_line_and_others_keep_working(name, own_defenses):
+    text, line, said = BAD[name]
+    own_defenses(**{name: text})
+    known, broken = defenses()
+    assert set(known) >= SEVEN
+    (module,) = broken
+    assert (module.path.stem, module.line) == (name, line)
+    assert said in str(module)
+    assert "\n" not in str(module)
+    for asked in (name, f"{name}+ema"):
+        with pytest.raises(InputError, match=rf"defense '{name}' cannot be used: .*{name}.py:"):
+            parse_defense(asked)
+    assert parse_defense("trades+awp").name == "trades+awp"
+
+
+def test_two_files_may_call_different_losses_by_one_class_name(own_defenses):
+    """Otherwise a copy of a recipe would be served by the original's run."""
+    source = own_defenses()["trades"].path.read_text()
+    own_defenses(mine=source.replace('base="trades"', 'base="mine"'))
+    mine, trades = parse_defense("mine"), parse_defense("trades")
+    assert type(mine.recipe.objective).__name__ == "Trades"
+    assert not mine.recipe.same_training(trades.recipe)
+    assert parse_defense("mine+awp").name == "mine+awp"
+
+
+def test_a_file_that_changes_a_mechanism_keeps_its_name_in_compositions(own_defenses):
+    own_defenses(
+        soft=(
+            "from defenses.trades import recipe as trades\nfrom frbench.engine import *\n"
+            "recipe = trades + AdversarialWeightPerturbation(gamma=0.005)\n"
+        )
+    )
+    composed = parse_defense("ema+soft")
+    assert composed.name == "soft+ema"
+    assert parse_defense(composed.name).recipe.mechanism("awp").gamma == 0.005
+    assert parse_defense("trades+awp+ema").recipe.mechanism("awp").gamma == 0.01
