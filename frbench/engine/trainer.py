@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import math
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -296,7 +296,7 @@ def _batches(split: Split, plan: Plan, device: Device, data: Dataset, seed: int)
         plan.frame.batch_size,
         seed,
         padding=plan.frame.padding,
-        pad=data.train.images.shape[-1] // 8,
+        pad=plan.frame.pad,
         flip=DATASETS[data.name].flip,
         memory_format=torch.channels_last,
     )
