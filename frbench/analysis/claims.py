@@ -2,7 +2,8 @@
 
 Every claim is one number with its 95 % interval against a threshold that is fixed here. It holds
 when the whole interval is on the right side, does not hold when the whole interval is on the wrong
-side, and cannot be told when the threshold lies inside.
+side, and cannot be told when the threshold lies inside, or when the two models' first layers have
+kernels of different sizes (claim d).
 """
 
 from __future__ import annotations
@@ -223,15 +224,23 @@ def _kernel_claim(natural: str, robust: str, study: KernelStudy) -> Claim:
     if ours is None or theirs is None:
         raise InputError(f"no kernels of {robust} and {natural}: measure both first")
     gain = estimates.mean_difference(theirs.by_filter, ours.by_filter)
+    sizes = [f"{e.kernels.shape[2]} x {e.kernels.shape[3]}" for e in (theirs, ours)]
+    measured = f"{theirs.smoothness.value:.2f} and {ours.smoothness.value:.2f}"
+    verdict = _above(gain, 0.0)
+    if sizes[0] == sizes[1]:
+        measured += f", gain {gain.plain()}"
+    else:  # the number grows with the kernel
+        measured += f", not comparable: kernels of {sizes[0]} and {sizes[1]}"
+        verdict = "cannot be told"
     return Claim(
         "d",
         "first-layer kernels are smoother in the robust model",
         f"{natural}, {robust}",
-        f"{theirs.smoothness.value:.2f} and {ours.smoothness.value:.2f}, gain {gain.plain()}",
+        measured,
         gain,
         "gain above 0 in total variation over L1 norm",
         "seen in Figure 1",
-        _above(gain, 0.0),
+        verdict,
     )
 
 

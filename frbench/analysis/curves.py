@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from rich.table import Table
 
 from frbench.analysis import estimates, output
@@ -107,9 +108,9 @@ class CurveStudy:
         return table
 
     def plot(self) -> Figure:
-        """A panel a split; robust solid, clean dashed, averaged weights thin with open markers."""
+        """A panel a split; robust solid, clean dashed, averaged weights thin."""
         splits = self.splits()
-        with output.figure(1.2 + 4.6 * len(splits), 4.2) as fig:
+        with output.figure(1.4 + 4.8 * len(splits), 4.2 + 0.1 * len(self.curves)) as fig:
             panels = fig.subplots(1, len(splits), sharey=True, squeeze=False)[0]
             for axes, split in zip(panels, splits, strict=True):
                 for index, curve in enumerate(self.curves):
@@ -118,8 +119,8 @@ class CurveStudy:
                 axes.set(xlabel="epoch", ylim=(0, 100))
                 axes.xaxis.get_major_locator().set_params(integer=True)
             panels[0].set_ylabel("accuracy (%)")
-            handles, labels = panels[0].get_legend_handles_labels()
-            fig.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
+            handles = _legend(self.curves)
+            fig.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=7.5)
         return fig
 
     def save(self, out: Path) -> None:
@@ -260,46 +261,55 @@ def ablation(
     return Ablation(present, shown, ordered)
 
 
+def _look(index: int) -> dict[str, Any]:
+    """Grey and marker of a run."""
+    return {
+        "color": output.GREYS[index % len(output.GREYS)],
+        "marker": output.MARKERS[index % len(output.MARKERS)],
+    }
+
+
 def _draw_run(axes: Any, curve: Curve, split: str, index: int) -> None:
-    color = output.GREYS[index % len(output.GREYS)]
-    marker = output.MARKERS[index % len(output.MARKERS)]
+    look = _look(index)
     metrics = curve.metrics
-    for prefix, weights in (("", ""), ("swa_", ", averaged weights")):
-        for attack, dash, kind in (("pgd20", "-", "robust"), ("clean", "--", "clean")):
-            column = f"{prefix}{split}_{attack}"
-            if column not in metrics:
-                continue
-            label = f"{curve.name}, {kind}{weights}"
-            if not prefix:
-                label += f" (best {curve.best}, last {curve.last})" * (attack == "pgd20")
-            axes.plot(
-                metrics["epoch"],
-                100 * metrics[column],
-                color=color,
-                linestyle=dash,
-                label=label,
-                linewidth=0.9 if prefix else 1.6,
-                marker=marker if prefix else None,
-                markerfacecolor="white",
-                markevery=max(1, len(metrics) // 12),
-                markersize=3.5,
-            )
-            if not prefix:
-                _mark(axes, curve, column, color, marker)
+    for attack, dash, offset in (("pgd20", "-", -12), ("clean", "--", 6)):
+        column = f"{split}_{attack}"
+        if column in metrics:
+            share = 100 * metrics[column]
+            axes.plot(metrics["epoch"], share, color=look["color"], linestyle=dash)
+            _mark(axes, curve, column, look, offset)
+        if f"swa_{column}" in metrics:
+            share = 100 * metrics[f"swa_{column}"]
+            axes.plot(metrics["epoch"], share, color=look["color"], linestyle=dash, linewidth=0.7)
 
 
-def _mark(axes: Any, curve: Curve, column: str, color: str, marker: str) -> None:
+def _mark(axes: Any, curve: Curve, column: str, look: dict[str, Any], offset: int) -> None:
     """A filled marker with its value at the best epoch, an open one at the last."""
-    for epoch, fill in ((curve.best, color), (curve.last, "white")):
+    fills = {curve.last: "white"} | {curve.best: look["color"]}
+    for epoch, fill in fills.items():
         value = 100 * curve.at(epoch, column)
-        axes.plot(
-            epoch, value, marker=marker, color=color, markerfacecolor=fill, markersize=7, zorder=3
-        )
+        axes.plot(epoch, value, **look, markerfacecolor=fill, markersize=6, zorder=3)
         axes.annotate(
             f"{value:.1f}",
             (epoch, value),
             textcoords="offset points",
-            xytext=(0, 7),
+            xytext=(0, offset),
             ha="center",
             fontsize=7,
         )
+
+
+def _legend(curves: Sequence[Curve]) -> list[Line2D]:
+    """The runs, then what dashes and markers mean."""
+    runs = [
+        Line2D([], [], **_look(i), label=f"{c.name} (best {c.best}, last {c.last})")
+        for i, c in enumerate(curves)
+    ]
+    kinds = [
+        Line2D([], [], color="black", linestyle="-", label="robust (PGD-20)"),
+        Line2D([], [], color="black", linestyle="--", label="clean"),
+        Line2D([], [], color="black", linestyle="", marker="o", label="best epoch (open: last)"),
+    ]
+    if any("swa_val_pgd20" in c.metrics for c in curves):
+        kinds.append(Line2D([], [], color="black", linewidth=0.7, label="thin: averaged weights"))
+    return [*runs, *kinds]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from rich.table import Table
 from torch import nn
 
@@ -170,11 +172,17 @@ def kernel_study(targets: Sequence[Target], *, shown: int = SHOWN, seed: int = 0
 def _draw(entry: ModelKernels, axes: Any) -> None:
     channels, height, width = entry.kernels.shape[1:]
     axes.imshow(_mosaic(entry), cmap="gray", vmin=-1, vmax=1)
+    outline: Any = {"fill": False, "edgecolor": "#777777", "linewidth": 0.5}
+    for left, top in product(range(len(entry.chosen)), range(channels)):
+        corner = left * (width + 1) - 0.5, top * (height + 1) - 0.5
+        axes.add_patch(Rectangle(corner, width, height, **outline))
     axes.spines[:].set_visible(False)
     axes.grid(False)
-    axes.set_xticks([i * (width + 1) + width // 2 for i in range(len(entry.chosen))], entry.chosen)
+    axes.set_xticks(
+        [i * (width + 1) + (width - 1) / 2 for i in range(len(entry.chosen))], entry.chosen
+    )
     names = list("RGB") if channels == 3 else [str(channel) for channel in range(channels)]
-    axes.set_yticks([i * (height + 1) + height // 2 for i in range(channels)], names)
+    axes.set_yticks([i * (height + 1) + (height - 1) / 2 for i in range(channels)], names)
     axes.tick_params(length=0, labelsize=7)
     noise = f"(independent weights {entry.noise_level:.2f})"
     axes.set_title(f"{entry.model}: smoothness {entry.smoothness.plain()} {noise}", loc="left")

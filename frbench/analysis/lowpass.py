@@ -132,7 +132,8 @@ class FilterStudy:
         for model in self.models():
             for attack in self.attacks():
                 found = [self.find(model, attack, f.bandwidth) for f in filters]
-                numbers = [entry.accuracy.percent() if entry else "" for entry in found]
+                shown = [entry.accuracy.percent() if entry else "" for entry in found]
+                numbers = [text.replace(" ", "\n", 1) for text in shown]
                 table.add_row(model, attack, *numbers)
         return table
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,14 @@ def test_an_interval_that_crosses_the_threshold_leaves_the_claim_open() -> None:
     found = check({("robust", "clean", 16): 76}, spectra(0.5, 0.5), kernels(1.5, 1.5), n=100)
     assert found["a"].estimate.value == pytest.approx(0.05)
     assert [found[key].verdict for key in ("a", "c1", "c2", "d")] == ["cannot be told"] * 4
+
+
+def test_kernels_of_different_sizes_are_not_compared() -> None:
+    smooth = kernels(2.0, 1.0)
+    wide = replace(smooth.entries[1], kernels=torch.zeros(60, 3, 4, 4))
+    found = check(kernel=KernelStudy((smooth.entries[0], wide), 0))["d"]
+    assert found.verdict == "cannot be told"
+    assert "kernels of 3 x 3 and 4 x 4" in found.measured
 
 
 def test_missing_measurements_are_named() -> None:
