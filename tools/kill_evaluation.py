@@ -122,7 +122,7 @@ def small_target(images: torch.Tensor, labels: torch.Tensor) -> Target:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
     weights = list(model.parameters())
-    for _ in range(200):  # by hand: importing torch.optim costs each worker seconds
+    for _ in range(200):  # by hand: an optimizer imports torch's compiler, seconds a worker
         noisy = (images + 0.2 * torch.randn_like(images)).clamp(0, 1)
         loss = nn.functional.cross_entropy(model(noisy), labels)
         with torch.no_grad():
