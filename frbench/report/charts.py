@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,7 @@ def clean_robust(name: str, table: Table, paper: PaperTable2 | None) -> Chart | 
         _draw_front(axes, front)
         for point in measured:
             _draw_point(axes, name, point)
-        axes.margins(0.12)
+        outside = _frame(axes, measured, published)
         _number_points(axes, [(p.clean, p.robust, p.key) for p in measured])
         axes.legend(loc="best")
         titles = {f"{name}-row-{p.key}": _hint(p, column) for p in measured}
@@ -81,7 +81,9 @@ def clean_robust(name: str, table: Table, paper: PaperTable2 | None) -> Chart | 
         f"better in both: {best}."
     )
     if published:
-        caption += " Published points used other images, and mostly larger networks."
+        caption += " Published points were measured by others, on all test images."
+    if outside:
+        caption += f" {outside} published points lie outside of the frame; the table has them."
     return Chart(name, title, caption, picture, _point_grid(measured, published, column))
 
 
@@ -89,7 +91,7 @@ def ranking_column(table: Table) -> Column | None:
     """The attack that the table is ranked by, else its strongest; None without attacks."""
     attacked = [c for c in table.columns if c.attack.eps > 0]
     ranked = [c for c in attacked if c.key == table.ranked_by]
-    return (ranked or attacked[-1:] or [None])[0]
+    return next(iter(ranked or attacked[-1:]), None)
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
@@ -98,11 +100,15 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
         p
         for p in points
         if not any(
-            q.clean >= p.clean and q.robust >= p.robust and (q.clean, q.robust) != (p.clean, p.robust)
+            min(q.clean - p.clean, q.robust - p.robust) >= 0 and _place(q) != _place(p)
             for q in points
         )
     ]
     return sorted(front, key=lambda p: (p.clean, -p.robust))
+
+
+def _place(point: Point) -> tuple[float, float]:
+    return point.clean, point.robust
 
 
 def _measured(table: Table, column: Column) -> list[Point]:
@@ -156,6 +162,21 @@ def _draw_published(axes: Any, points: Sequence[Point]) -> None:
                 label=source if place == 0 else None,
             )
             line.set_gid(f"pub-{i}")
+
+
+def _frame(axes: Any, measured: Sequence[Point], published: Sequence[Point]) -> int:
+    """Frame the measured rows and the paper's; returns how many published points are outside."""
+    inside = [*measured, *(p for p in published if p.source == _PAPER)]
+    outside = set()
+    for name, field in (("x", "clean"), ("y", "robust")):
+        values = [getattr(p, field) for p in inside]
+        scores = [s for p in measured if (s := getattr(p, f"{field}_score"))]
+        values += [bound for s in scores for bound in (s.low, s.high) if bound is not None]
+        margin = max(1.0, 0.12 * (max(values) - min(values)))
+        low, high = min(values) - margin, max(values) + margin
+        getattr(axes, f"set_{name}lim")(low, high)
+        outside |= {i for i, p in enumerate(published) if not low <= getattr(p, field) <= high}
+    return len(outside)
 
 
 def _draw_front(axes: Any, front: Sequence[Point]) -> None:
@@ -216,7 +237,7 @@ def _point_grid(measured: Sequence[Point], published: Sequence[Point], column: C
         for p in measured
     ]
     rows += [
-        (Entry(""), Entry(p.label), Entry(p.source), Entry(number(p.clean)), Entry(number(p.robust)))
+        tuple(map(Entry, ("", p.label, p.source, number(p.clean), number(p.robust))))
         for p in published
     ]
     header = ("No.", "Model", "Source", "Clean", column.label)
@@ -232,8 +253,8 @@ COSTS = {
     "forward_units": (
         "Training work",
         "forward units a step",
-        "One unit is a forward pass of a batch; a gradient to the input is one more, to the weights "
-        "another. Units do not depend on the machine.",
+        "One unit is a forward pass of a batch; a gradient to the input is one more, to the "
+        "weights another. Units do not depend on the machine.",
     ),
 }
 
@@ -258,6 +279,8 @@ def cost_robust(name: str, table: Table, cost: str) -> Chart | None:
     with svg.figure(_WIDTH, _HEIGHT) as made:
         axes = made.subplots()
         axes.set(xlabel=axis, ylabel=f"accuracy under {column.label} (%)")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         for key, _, value, score in found:
             if score.low is not None and score.high is not None:
                 ends = [score.low, score.high]
@@ -293,10 +316,15 @@ def _cost_axis(axes: Any, values: Sequence[float]) -> None:
     """Logarithmic where costs differ by more than a factor of five."""
     if max(values) <= 5 * min(values):
         return
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    _plain_log(axes, axes.xaxis, "x")
+
+
+def _plain_log(axes: Any, axis: Any, name: str) -> None:
+    """A logarithmic axis with plain numbers; powers would need mathtext."""
+    getattr(axes, f"set_{name}scale")("log")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 # Series of a learning curve: key, words, colour, dash.
@@ -331,17 +359,13 @@ def learning_curve(name: str, run: RunCurve) -> Chart:
         axes.legend(loc="best", fontsize=8)
         title = f"{run.defense}, {run.preset}, seed {run.seed}"
         picture = svg.inline(made, name, f"Learning curve of {title}")
-    words = [w for w, _, _, values in series if values]
-    by_epoch: Mapping[str, dict[float, float]] = {w: dict(v) for w, _, _, v in series if v}
-    epochs = sorted({epoch for values in by_epoch.values() for epoch in values})
+    known = {words: dict(values) for words, _, _, values in series if values}
+    epochs = sorted({epoch for values in known.values() for epoch in values})
     rows = tuple(
-        (
-            Entry(str(epoch)),
-            *(Entry(_optional(by_epoch[w].get(epoch))) for w in words),
-        )
+        (Entry(str(epoch)), *(Entry(_optional(v.get(epoch))) for v in known.values()))
         for epoch in epochs
     )
-    grid = Grid(f"Held-out accuracy (%), run {run.name}", ("Epoch", *words), rows)
+    grid = Grid(f"Held-out accuracy (%), run {run.name}", ("Epoch", *known), rows)
     return Chart(name, title, "", picture, grid)
 
 
@@ -391,12 +415,14 @@ def lines(
                 label=line.label,
             )
             if line.low:
-                shade = svg.SERIES[place]
-                axes.fill_between(range(len(line.low)), line.low, line.high, color=shade, alpha=0.13)
+                shade: dict[str, Any] = {"color": svg.SERIES[place], "alpha": 0.13, "linewidth": 0}
+                axes.fill_between(range(len(line.low)), line.low, line.high, **shade)
         if ticks is not None:
             axes.set_xticks(range(len(ticks)), ticks)
-        axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
-        if not log:
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        if log:
+            _plain_log(axes, axes.yaxis, "y")
+        else:
             axes.set_ylim(0, 102)
         axes.legend(loc="best", fontsize=8)
         return svg.inline(made, name, label)

@@ -34,7 +34,7 @@ from frbench.report.charts import (
     learning_curve,
     ranking_column,
 )
-from frbench.report.gallery import Clock, galleries
+from frbench.report.gallery import galleries
 from frbench.report.sources import Audit, Sources, single_rows
 from frbench.report.studies import sections
 
@@ -117,7 +117,7 @@ def render_page(sources: Sources, runs_dir: Path, *, gallery: bool, now: datetim
         curves=[learning_curve(f"c{i}", c) for i, c in enumerate(sources.curves[:_MAX_CURVES])],
         curves_left_out=max(0, len(sources.curves) - _MAX_CURVES),
         studies=sections(sources.studies),
-        galleries=galleries(board, sources.cells, runs_dir, Clock()) if gallery else [],
+        galleries=galleries(board, sources.cells, runs_dir) if gallery else [],
         references=references(board),
         facts=_facts(sources, now),
         style=Markup(_template_text("page.css")),
@@ -273,7 +273,9 @@ def paper_grid(board: Leaderboard) -> Grid | None:
     rows: list[tuple[Entry, ...]] = []
     for published in paper.rows:
         values = (Entry(number(getattr(published, name))) for name in names)
-        rows.append((Entry(published.method), Entry(f"paper, {published.trained_by}"), *values))
+        rows.append(
+            (Entry(published.method), Entry(f"paper (trained by {published.trained_by})"), *values)
+        )
         for table in board.tables:
             if (table.dataset, table.threat_model) != task:
                 continue

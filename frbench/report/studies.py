@@ -88,7 +88,9 @@ def _lowpass(name: str, content: Mapping[str, Any]) -> StudySection:
         f"{'clipped to' if first['filter']['clamp'] else 'not clipped to'} [0, 1]."
     )
     if beside:
-        text += f" The paper's rows are its {paper.source.table}, of other networks: compare shapes."
+        text += (
+            f" The paper's rows are its {paper.source.table}, of other networks: compare shapes."
+        )
     header = ("Model", "Images", *labels)
     grid = Grid(f"{title} filters: width of the block", header, tuple(numbers), text_columns=2)
     charts = [
@@ -96,7 +98,8 @@ def _lowpass(name: str, content: Mapping[str, Any]) -> StudySection:
         for i, model in enumerate(dict.fromkeys(m for m, _ in series))
     ]
     suffix = ", adaptive attack" if content["adaptive"] else ""
-    return StudySection(name, f"{title} accuracy{suffix}", text, grid, tuple(charts))
+    where = f", {data['dataset']}" if data else ""
+    return StudySection(name, f"{title} accuracy{where}{suffix}", text, grid, tuple(charts))
 
 
 def _filter_chart(
@@ -183,7 +186,8 @@ def _spectrum(name: str, content: Mapping[str, Any]) -> StudySection:
         f"Where in frequency an attack puts its energy, mean over the images that it changed"
         f"{_of(content['data'])}. Above 1 there is more than white noise would have at that radius."
     )
-    return StudySection(name, "Spectra of the perturbations", text, grid, tuple(charts))
+    where = f", {content['data']['dataset']}" if content["data"] else ""
+    return StudySection(name, f"Spectra of the perturbations{where}", text, grid, tuple(charts))
 
 
 def _claims(name: str, content: Mapping[str, Any]) -> StudySection:
@@ -216,6 +220,4 @@ def _kernels(name: str, content: Mapping[str, Any]) -> StudySection:
     )
     header = ("Model", "Filters", "Smoothness", "Independent weights")
     text = f"{content['smoothness']}; lower is smoother. Independent weights are the yardstick."
-    return StudySection(
-        name, "Kernels of the first layer", text, Grid("Smoothness", header, rows)
-    )
+    return StudySection(name, "Kernels of the first layer", text, Grid("Smoothness", header, rows))

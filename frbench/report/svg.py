@@ -28,7 +28,7 @@ MARKERS = ("o", "s", "^", "D", "v")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
 _STYLE: Any = {
-    "font.size": 9.5,
+    "font.size": 10.5,
     "font.family": "sans-serif",
     "text.parse_math": False,  # names may hold any character
     "text.color": INK,
@@ -42,7 +42,7 @@ _STYLE: Any = {
     "grid.color": GRID,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
-    "legend.fontsize": 9,
+    "legend.fontsize": 9.5,
     "lines.linewidth": 1.7,
     "lines.markersize": 5,
     "svg.hashsalt": "frbench",  # the same figure is the same text

@@ -85,7 +85,7 @@
   };
   const show = (value) => {
     if (Array.isArray(value)) return value.join(", ");
-    if (typeof value === "number" && !Number.isInteger(value)) return String(Number(value.toPrecision(6)));
+    if (typeof value === "number") return Number(value.toPrecision(9)).toLocaleString("en", { maximumSignificantDigits: 6, useGrouping: value >= 10000 });
     return typeof value === "boolean" ? (value ? "yes" : "no") : String(value);
   };
   const list = (facts) => {
@@ -104,7 +104,7 @@
     return [`${bound}${score.accuracy.toFixed(2)} %`, detail];
   };
   const scoreFacts = (score) => [
-    ["correct", score.correct === null ? null : `${score.correct} of ${score.n} images`],
+    ["correct", score.correct === null ? null : `${score.correct.toLocaleString("en")} of ${score.n.toLocaleString("en")} images`],
     ["images", score.correct === null ? score.n : null],
     ["stages", score.stages],
     ["stages done", score.at_most ? score.stages_done : null],
