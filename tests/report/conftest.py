@@ -1,0 +1,100 @@
+"""A small results folder with chosen verdicts, and the report made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from frbench.attacks.columns import specs
+from frbench.evaluation.cells import Cell, CellStore, DataRange, ModelRecord
+from frbench.report import write_report
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+N = 40
+HOSTILE = "</script><img src=x onerror=alert(1)>$\\frac &amp; \x07'\""
+
+
+def record(name: str, **changes: Any) -> ModelRecord:
+    fields: dict[str, Any] = {
+        "name": name,
+        "target": f"paper-{name}-s0-abc",
+        "digest": (name.encode().hex() + "0" * 64)[:64],
+        "architecture": "wrn-34-10",
+        "parameters": 46_160_474,
+        "dataset": "cifar10",
+        "classes": 10,
+        "source": "run",
+        "defense": name,
+        "preset": "paper",
+        "protocol": "common",
+        "weights": "best",
+        "seed": 0,
+        "epoch": 76,
+        "cost": {"train_seconds": 100.0 * len(name), "forward_units": 7.0},
+    }
+    return ModelRecord(**{**fields, **changes})
+
+
+def save(store: CellStore, model: ModelRecord, attack: str, correct: int) -> Cell:
+    spec = specs()[attack]
+    verdicts = "1" * correct + "0" * (N - correct)
+    cell = Cell(
+        model=model,
+        attack=spec,
+        data=DataRange(dataset="cifar10", sha256="d" * 64, stop=N),
+        batch=128,
+        versions={"torch": "2.11.0"},
+        verdicts=dict.fromkeys(spec.stages, verdicts),
+        seconds=dict.fromkeys(spec.stages, 1.5),
+        provenance={"device": "a test", "commit": "abc"},
+    )
+    store.save(cell)
+    return cell
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Four rows: three of the paper preset under five attacks, one hostile and not comparable."""
+    root = tmp_path / "results"
+    store = CellStore(root)
+    rows = {"pgd_at": (34, 25, 22, 21, 20), "trades": (33, 26, 24, 22, 21), "awp": (35, 9, 8, 7, 6)}
+    for name, counts in rows.items():
+        for attack, correct in zip(("clean", "fgsm", "pgd20", "cw", "aa"), counts, strict=True):
+            save(store, record(name), attack, correct)
+    hostile = record(
+        HOSTILE, digest="f" * 64, defense=None, preset="quick", comparable=False, note=HOSTILE
+    )
+    save(store, hostile, "clean", 30)
+    save(store, hostile, "pgd20", 3)
+    return root
+
+
+@pytest.fixture
+def add_audit(results: Path) -> Callable[..., None]:
+    """Write an audit of one digest."""
+
+    def add(digest: str, **fields: Any) -> None:
+        folder = results / "audits"
+        folder.mkdir(exist_ok=True)
+        content = {"target": "a", "digest": digest, "verdict": "suspicious", "reasons": [HOSTILE]}
+        (folder / f"{digest[:8]}.json").write_text(json.dumps({**content, **fields}))
+
+    return add
+
+
+@pytest.fixture
+def make_page(results: Path, tmp_path: Path) -> Callable[..., str]:
+    """Write the report and return its text."""
+
+    def make(**options: Any) -> str:
+        output = tmp_path / "report.html"
+        options = {"gallery": False, "now": NOW, **options}
+        write_report(output, results, tmp_path / "runs", **options)
+        return output.read_text()
+
+    return make

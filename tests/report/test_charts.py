@@ -1,0 +1,57 @@
+"""Charts: the Pareto front, what is left out, names that matplotlib would misread."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from frbench.report import svg
+from frbench.report.charts import Point, learning_curve, pareto_front
+from frbench.report.sources import RunCurve
+
+
+def _point(key: str, clean: float, robust: float) -> Point:
+    return Point(key, key, "measured", clean, robust)
+
+
+def test_front_keeps_what_nothing_beats() -> None:
+    points = [_point("a", 80, 55), _point("b", 85, 52), _point("c", 79, 54), _point("d", 85, 51)]
+    assert [p.key for p in pareto_front(points)] == ["a", "b"]
+
+
+def test_equal_points_are_both_on_the_front() -> None:
+    points = [_point("a", 80, 55), _point("b", 80, 55)]
+    assert {p.key for p in pareto_front(points)} == {"a", "b"}
+
+
+def test_learning_curve_shows_epochs_that_were_judged() -> None:
+    metrics = (
+        {"epoch": 0, "train_loss": 2.0},
+        {"epoch": 1, "val_clean": 0.5, "val_pgd20": 0.25},
+        {"epoch": 2, "val_clean": 0.75, "val_pgd20": 0.125, "swa_val_pgd20": 0.5},
+    )
+    chart = learning_curve("c0", RunCurve("run", "at_swa", "smoke", 0, metrics))
+    assert chart.numbers.header == ("Epoch", "clean", "PGD-20", "PGD-20, SWA")
+    texts = [[entry.text for entry in row] for row in chart.numbers.rows]
+    assert texts == [["2", "50.00", "25.00", "-"], ["3", "75.00", "12.50", "50.00"]]
+
+
+def test_figures_take_their_colours_from_the_page() -> None:
+    with svg.figure(3, 2) as made:
+        axes = made.subplots()
+        axes.plot([0, 1], color=svg.SERIES[2])
+        axes.set_title("$\\frac <b>")
+        text = str(svg.inline(made, "x", 'a "label"'))
+    assert "var(--series-3)" in text
+    assert not re.search(r"(stroke|fill): #", text)
+    assert "$\\frac &lt;b&gt;" in text
+    assert 'aria-label="a &quot;label&quot;"' in text
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_identifiers_begin_with_the_charts_name(name: str) -> None:
+    with svg.figure(3, 2) as made:
+        made.subplots().plot([0, 1])
+        text = str(svg.inline(made, name, "label"))
+    assert all(found.startswith(f"{name}-") for found in re.findall(r'id="([^"]+)"', text))

@@ -1,0 +1,142 @@
+"""The page: its numbers are those of the leaderboard, it is safe, small and needs no network."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from frbench.leaderboard.render import render
+from frbench.leaderboard.table import leaderboard
+from frbench.report.build import LIMIT
+
+
+class Page(HTMLParser):
+    """Elements of a page with their attributes and the text of each cell of the leaderboard."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.buttons: list[tuple[dict[str, str], str]] = []
+        self._button: tuple[dict[str, str], list[str]] | None = None
+        self.scripts: list[tuple[dict[str, str], str]] = []
+        self._script: dict[str, str] | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.elements.append((tag, values))
+        if tag == "button" and values.get("class") == "cell":
+            self._button = (values, [])
+        if tag == "script":
+            self._script = values
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "button" and self._button is not None:
+            self.buttons.append((self._button[0], "|".join(self._button[1])))
+            self._button = None
+        if tag == "script":
+            self._script = None
+
+    def handle_data(self, data: str) -> None:
+        if self._button is not None:
+            self._button[1].append(data)
+        if self._script is not None:
+            self.scripts.append((self._script, data))
+
+    def board(self) -> Any:
+        return json.loads(next(t for a, t in self.scripts if a.get("id") == "leaderboard"))
+
+
+def test_embedded_json_is_the_leaderboards(make_page: Callable[..., str], results: Path) -> None:
+    assert Page(make_page()).board() == json.loads(render(leaderboard(results), "json"))
+
+
+def test_every_shown_number_equals_the_json(make_page: Callable[..., str]) -> None:
+    page = Page(make_page())
+    board = page.board()
+    assert len(page.buttons) == 3 * 6 + 3  # five attacks and the worst case; the hostile row two
+    for attributes, text in page.buttons:
+        row = board["tables"][int(attributes["data-table"])]["rows"][int(attributes["data-row"])]
+        key = attributes["data-key"]
+        score = row["worst_case"] if key == "worst_case" else row["scores"][key]
+        expected = f"{score['accuracy']:.2f}|{score['low']:.2f}-{score['high']:.2f}"
+        assert text == expected
+
+
+def test_hostile_names_stay_text(make_page: Callable[..., str], add_audit: Any) -> None:
+    add_audit("f" * 64)
+    text = make_page()
+    page = Page(text)
+    assert "onerror" not in {name for _, attributes in page.elements for name in attributes}
+    assert [t for t, a in page.elements if a.get("src") == "x"] == []
+    assert len([tag for tag, _ in page.elements if tag == "script"]) == 2
+    assert "&lt;/script&gt;&lt;img src=x" in text
+
+
+def test_nothing_is_loaded_from_anywhere(make_page: Callable[..., str]) -> None:
+    text = make_page()
+    for tag, attributes in Page(text).elements:
+        for name in ("src", "srcset", "href", "data", "poster", "action", "xlink:href"):
+            value = attributes.get(name, "")
+            assert not value or value.startswith(("#", "data:")), (tag, name, value)
+    assert "default-src 'none'" in text
+    assert not re.search(r"url\((?!#)|@import", text)
+
+
+def test_identifiers_are_unique(make_page: Callable[..., str]) -> None:
+    found = [a["id"] for _, a in Page(make_page()).elements if "id" in a]
+    assert len(found) == len(set(found))
+
+
+def test_references_inside_charts_exist(make_page: Callable[..., str]) -> None:
+    text = make_page()
+    known = {a["id"] for _, a in Page(text).elements if "id" in a}
+    used = set(re.findall(r"url\(#([^)]+)\)", text)) | set(re.findall(r'href="#([^"]+)"', text))
+    assert used
+    assert used <= known
+
+
+def test_same_input_same_page(make_page: Callable[..., str]) -> None:
+    assert make_page() == make_page()
+
+
+def test_page_is_small(make_page: Callable[..., str]) -> None:
+    assert len(make_page().encode()) < LIMIT / 8
+
+
+def test_dagger_marks_the_row_that_is_not_comparable(make_page: Callable[..., str]) -> None:
+    text = make_page()
+    rows = re.findall(r'<tr id="t0-row\d+".*?</tr>', text, re.S)
+    assert ["†" in row for row in rows] == ["onerror" in row for row in rows]
+    assert any("†" in row for row in rows)
+
+
+def test_paper_stands_beside_what_was_measured(make_page: Callable[..., str]) -> None:
+    text = make_page()
+    section = text[text.index('<section id="paper"') :]
+    section = section[: section.index("</section>")]
+    order = [section.index(word) for word in ("PGD-AT", "pgd_at", "TRADES", "trades (best)")]
+    assert order == sorted(order)
+    assert "84.62" in section and "85.00" in section
+
+
+def test_header_counts_what_is_there(make_page: Callable[..., str]) -> None:
+    text = make_page()
+    assert "4 models, 17 cells, 680 verdicts" in text
+    assert "2026-11-22 12:00 UTC" in text
+
+
+@pytest.mark.parametrize(("verdict", "mark"), [("trusted", "✓"), ("broken", "✗")])
+def test_audit_marks_its_row_alone(
+    make_page: Callable[..., str], add_audit: Any, verdict: str, mark: str
+) -> None:
+    add_audit(("awp".encode().hex() + "0" * 64)[:64], verdict=verdict)
+    rows = re.findall(r'<tr id="t0-row\d+".*?</tr>', make_page(), re.S)
+    marked = [row for row in rows if f"{mark} {verdict}" in row]
+    assert len(marked) == 1 and "awp (best)" in marked[0]
