@@ -60,24 +60,42 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.perf",
         description="Measure speed, print tables, keep JSON under --out/DEVICE/SUITE.json.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--device", default="auto", help="auto, cpu or cuda")
-    add("--suite", default="all", choices=[*SUITES, "all"], help="all leaves precision out")
-    add("--out", type=Path, default=Path("results/perf"), help="folder of the results")
-    add("--repeats", type=int, default=5, help="samples behind every median")
-    add("--seconds", type=float, default=2.0, help="length of one sample")
-    add("--threads", type=int, help="CPU threads; otherwise torch's own choice")
-    add("--models", help="of suite train, by commas; default quick, resnet18 on CUDA")
-    add("--recipes", default="", help="of suite train, by commas; default all")
-    add("--batch", type=int, default=128, help="images a step, and a chunk of an evaluation")
-    add("--images", type=int, help="to attack; default 256, 1000 on CUDA")
+    add("--device", default="auto", help="auto (default), cpu or cuda")
+    add(
+        "--suite",
+        default="all",
+        choices=[*SUITES, "all"],
+        help="default all: every one but precision",
+    )
+    add(
+        "--out",
+        type=Path,
+        default=Path("results/perf"),
+        help="folder of the results (default results/perf)",
+    )
+    add("--repeats", type=int, default=5, help="samples behind every median (default 5)")
+    add("--seconds", type=float, default=2.0, help="length of one sample (default 2)")
+    add("--threads", type=int, help="on the CPU (default: torch's own choice)")
+    add("--models", help="of suite train, joined by commas (default quick; resnet18 on CUDA)")
+    add("--recipes", default="", help="of suite train, joined by commas (default all)")
+    add(
+        "--batch",
+        type=int,
+        default=128,
+        help="images a step, and a chunk of an evaluation (default 128)",
+    )
+    add("--images", type=int, help="to attack (default 256; 1000 on CUDA)")
     add("--run", help="run folder of a robust model, for AutoAttack")
-    add("--preset", help="of bench and precision; default quick, resnet18 on CUDA")
-    add("--seeds", type=int, default=1, help="trainings a precision")
-    add("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the trainings")
-    add("--folder", type=Path, help="keep runs and cells of bench and precision, and go on there")
+    add("--preset", help="of bench and precision (default quick; resnet18 on CUDA)")
+    add("--seeds", type=int, default=1, help="trainings a precision (default 1)")
+    add("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of these trainings")
+    add(
+        "--folder",
+        type=Path,
+        help="keeps runs and cells of bench and precision; a second call goes on",
+    )
     add("--quick", action="store_true", help="a rehearsal: tiny sizes, numbers that say nothing")
     return parser
 

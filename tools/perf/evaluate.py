@@ -103,6 +103,12 @@ def _compare(
         result.figures.append(Figure(f"{title}: times plain {library}", wanted, speedup))
     share = 0.995 if spec.is_autoattack else 1.0
     result.figures.append(Figure(f"{title}: share of identical verdicts", share, same / n))
+    if spec.is_autoattack:
+        robust = [verdict.count(ROBUST) for verdict in verdicts.values()]
+        points = 100 * abs(robust[0] - robust[1]) / n
+        allowed = 0.05 if options.device.cuda else 0.0
+        claim = f"{title}: difference of robust accuracy, points"
+        result.figures.append(Figure(claim, allowed, points, at_least=False))
 
 
 def _ours(target: Target, spec: AttackSpec, data: Dataset, options: Options, n: int) -> str:

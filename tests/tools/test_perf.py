@@ -1,0 +1,202 @@
+"""The harness times fairly, compares like with like, and writes what a reader needs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from frbench.data import load_dataset, to_float
+from frbench.data.types import make_split
+from frbench.engine.device import find_device
+from frbench.engine.plan import resolve
+from frbench.engine.step import TrainingStep
+from frbench.models import build_model
+from tools.perf.__main__ import main
+from tools.perf.machine import forward_flops
+from tools.perf.report import Figure, Result, Table, slug, write
+from tools.perf.textbook import PlainStep, careful, loader, textbook
+from tools.perf.timing import Candidate, WallClock, interleave
+
+CPU = find_device("cpu")
+
+
+class FakeClock:
+    """Time passes only where a candidate says so."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def measure(self, work):
+        begin = self.now
+        work()
+        return self.now - begin
+
+
+def ticking(clock, name, seconds, log):
+    """A candidate whose n-th call takes seconds[n] a unit, the last one from then on."""
+    calls = iter(seconds)
+    last = [seconds[0]]
+
+    def run(units):
+        last[0] = next(calls, last[0])
+        log.append((name, units))
+        clock.now += units * last[0]
+
+    return Candidate(name, run)
+
+
+def test_rounds_are_interleaved_after_the_warm_up_and_change_direction():
+    clock, log = FakeClock(), []
+    pair = [ticking(clock, "a", [1.0], log), ticking(clock, "b", [2.0], log)]
+    interleave(pair, clock, repeats=3, seconds=4.0)
+    assert log[:4] == [("a", 3), ("b", 3), ("a", 1), ("b", 1)]  # warm-up, then one unit each
+    assert [name for name, _ in log[4:]] == ["a", "b", "b", "a", "a", "b"]
+
+
+def test_every_sample_lasts_about_as_long_as_asked():
+    clock, log = FakeClock(), []
+    pair = [ticking(clock, "a", [0.5], log), ticking(clock, "b", [9.0], log)]
+    timings = interleave(pair, clock, repeats=2, seconds=4.0)
+    assert (timings["a"].units, timings["b"].units) == (8, 1)
+    assert timings["a"].median == pytest.approx(0.5)
+
+
+def test_one_slow_round_does_not_move_the_median():
+    clock, log = FakeClock(), []
+    slow_start = [9.0, 1.0, 1.0, 1.0, 50.0, 1.0, 1.0]  # warm-up, calibration, then five samples
+    timing = interleave([ticking(clock, "a", slow_start, log)], clock, repeats=5, seconds=1.0)["a"]
+    assert timing.median == 1.0
+    assert max(timing.samples) == 50.0
+    assert timing.row()["samples"] == list(timing.samples)
+
+
+def test_a_warm_up_of_its_own_and_fixed_units_are_respected():
+    clock, log = FakeClock(), []
+    candidate = ticking(clock, "a", [1.0], log)
+    own = Candidate("a", candidate.run, lambda: log.append(("warm", 0)))
+    interleave([own], clock, repeats=2, seconds=9.0, units=1)
+    assert log == [("warm", 0), ("a", 1), ("a", 1)]
+
+
+def test_the_wall_clock_runs_the_work_once():
+    calls = []
+    assert WallClock().measure(lambda: calls.append(1)) >= 0
+    assert calls == [1]
+
+
+@pytest.fixture
+def digits():
+    plan = resolve("pgd_at", preset="smoke", overrides={"lr": "0.1"})
+    split = load_dataset("digits").train
+    images, labels = to_float(split.images[:32]), split.labels[:32]
+    eps = plan.recipe.attack.eps
+    noise = torch.empty_like(images).uniform_(-eps, eps, generator=torch.manual_seed(1))
+    return plan, images, labels, noise
+
+
+def trained(make, plan, *batch):
+    """Parameters after one step from the same initial weights."""
+    torch.manual_seed(0)
+    model = build_model("tiny", classes=10, channels=1).train()
+    loss = make(model, plan)(*batch)
+    return float(loss), vector(model)
+
+
+def plain(gradient):
+    return lambda model, plan: PlainStep(model, plan.recipe.attack, plan.frame, gradient)
+
+
+def ours(model, plan):
+    step = TrainingStep(CPU.place(model), plan.recipe, plan.frame, CPU)
+    return lambda *batch: step(*batch, epoch=0, lr=plan.frame.lr)
+
+
+def test_the_three_loops_do_the_same_arithmetic(digits):
+    plan, *batch = digits
+    loss, weights = trained(plain(textbook), plan, *batch)
+    careful_loss, careful_weights = trained(plain(careful), plan, *batch)
+    assert careful_loss == loss
+    assert torch.equal(careful_weights, weights)
+    our_loss, our_weights = trained(ours, plan, *batch)
+    assert our_loss == pytest.approx(loss, rel=1e-5)
+    moved = (weights - initial_weights()).norm()
+    assert (our_weights - weights).norm() < 1e-3 * moved
+
+
+def initial_weights():
+    torch.manual_seed(0)
+    return vector(build_model("tiny", classes=10, channels=1))
+
+
+def vector(model):
+    """All parameters, whatever their memory layout."""
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_only_the_textbook_attack_touches_parameter_gradients(digits):
+    plan, *batch = digits
+    for gradient, touched in ((textbook, True), (careful, False)):
+        model = build_model("tiny", classes=10, channels=1).train()
+        PlainStep(model, plan.recipe.attack, plan.frame, gradient).perturb(*batch)
+        assert any(p.grad is not None for p in model.parameters()) is touched
+
+
+def test_the_loader_serves_augmented_images_of_the_split():
+    pixels = torch.full((8, 3, 32, 32), 255, dtype=torch.uint8)
+    batch = loader(make_split(pixels, torch.arange(8)), 8, pin=False)
+    images, labels = next(iter(batch))
+    assert images.shape == (8, 3, 32, 32) and images.dtype == torch.float32
+    assert sorted(labels.tolist()) == list(range(8))
+    assert images.max() == 1.0
+    assert images.min() == 0.0  # the crop shows some of the padding
+
+
+def test_flops_count_a_multiply_add_as_two():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5, bias=False))
+    assert forward_flops(model, torch.rand(4, 3, 2, 2)) == 2 * 12 * 5
+
+
+def test_figures_know_their_direction():
+    assert Figure("speed", 2.0, 2.5).reached
+    assert not Figure("speed", 2.0, 1.9).reached
+    assert Figure("seconds", 5.0, 4.0, at_least=False).reached
+    assert not Figure("seconds", 5.0, 6.0, at_least=False).reached
+
+
+def test_the_json_file_tells_device_versions_settings_and_command(tmp_path):
+    result = Result("data", {"batch": 8}, [Table("t", [{"name": "a", "seconds": 1.0}])])
+    result.figures.append(Figure("speed", 2.0, 2.5))
+    path = write(result, CPU, tmp_path, rehearsal=False)
+    assert path == tmp_path / slug(CPU.describe()) / "data.json"
+    found = json.loads(path.read_text())
+    assert found["schema_version"] == 1
+    assert found["settings"] == {"batch": 8}
+    assert found["versions"]["torch"] and found["device"] == CPU.describe()
+    assert found["command"].startswith("python -m tools.perf")
+    assert found["tables"][0]["rows"] == [{"name": "a", "seconds": 1.0}]
+    assert found["figures"][0]["reached"] is True
+    assert {"created", "commit", "threads", "precision", "rehearsal"} <= found.keys()
+
+
+def test_a_rehearsal_never_replaces_a_measurement(tmp_path, capsys):
+    arguments = ["--device", "cpu", "--suite", "data", "--quick", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    (path,) = tmp_path.glob("*/*.json")
+    assert path.name == "data-rehearsal.json"
+    captured = capsys.readouterr()
+    assert captured.out.strip() == str(path)  # the path alone; tables go to stderr
+    assert "Data path" in captured.err
+    rows = json.loads(path.read_text())["tables"][0]["rows"]
+    assert [len(row["samples"]) for row in rows] == [2, 2]
+
+
+def test_wrong_input_is_one_line(tmp_path, capsys):
+    assert main(["--device", "cuda:99", "--out", str(tmp_path)]) == 2
+    arguments = ["--device", "cpu", "--suite", "train", "--models", "resnet81", "--quick"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 1
+    lines = capsys.readouterr().err.strip().split("\n")
+    assert len(lines) == 2 and "resnet18" in lines[1]
+    assert list(tmp_path.iterdir()) == []
