@@ -12,7 +12,7 @@ from rich.console import Console
 from frbench.cli import analyze as analyses
 from frbench.cli import data as datasets
 from frbench.cli import leaderboard as boards
-from frbench.cli import listing, recipes
+from frbench.cli import listing, outcome, recipes
 from frbench.cli.options import (
     AttackList,
     DefenseName,
@@ -24,7 +24,6 @@ from frbench.cli.options import (
     RunsDir,
     Seed,
 )
-from frbench.errors import FrbenchError
 
 app = typer.Typer(
     help="Train, attack and compare adversarially robust image classifiers.",
@@ -158,12 +157,5 @@ def bench(
 
 
 def main() -> None:
-    """Entry point: our errors become one line and an exit code."""
-    try:
-        app()
-    except FrbenchError as error:
-        print(f"frbench: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("frbench: interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    """Entry point: what goes wrong becomes one line and an exit code."""
+    sys.exit(outcome.run(app))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from frbench.data import Dataset, cache_path, fetch_dataset, verify_dataset
+if TYPE_CHECKING:  # torch takes seconds to import, and `--help` does not need it
+    from frbench.data import Dataset
 
 DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="cifar10, cifar100, …")]
 Folder = Annotated[
@@ -18,16 +19,29 @@ Folder = Annotated[
 
 
 def fetch(dataset: DatasetName, folder: Folder = None) -> None:
-    """Get a dataset, verify it and keep it in the cache; a good copy there is kept as it is."""
+    """Get a dataset, verify it and keep it in the cache; a good copy there is kept as it is.
+
+    Examples:
+
+        frbench data fetch cifar10
+
+        frbench data fetch cifar10 --folder ~/cifar-10-batches-py
+    """
+    from frbench.data import fetch_dataset
+
     _show(fetch_dataset(dataset, folder=folder))
 
 
 def verify(dataset: DatasetName) -> None:
     """Check every byte of the cached copy against its SHA-256; needs no network."""
+    from frbench.data import verify_dataset
+
     _show(verify_dataset(dataset))
 
 
 def _show(dataset: Dataset) -> None:
+    from frbench.data import cache_path
+
     path = cache_path(dataset.name)
     lines = [f"{dataset.name}: {len(dataset.classes)} classes, from {dataset.source}"]
     for name, split in (("train", dataset.train), ("test", dataset.test)):

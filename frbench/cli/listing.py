@@ -6,20 +6,25 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
 from frbench.names import lookup
 
+if TYPE_CHECKING:  # `--help` does not need it
+    from pydantic import BaseModel
+
 Rows = Iterable[Sequence[str]]
 
 
 def list_names(
-    what: Annotated[str, typer.Argument(help="defenses, attacks, models, datasets or presets.")],
+    what: Annotated[
+        str,
+        typer.Argument(metavar="WHAT", help="defenses, attacks, models, datasets or presets."),
+    ],
 ) -> None:
     """Show what there is, with every setting that can be changed.
 

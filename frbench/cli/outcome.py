@@ -1,0 +1,50 @@
+"""How a command ends: an exit code and, where something went wrong, one line on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import cast
+
+import typer
+
+from frbench.errors import FrbenchError
+
+# typer carries a click of its own and exports, of its usage errors, only this heir.
+_UsageError = cast("type[Exception]", typer.BadParameter.__base__)
+_INTERRUPTED = 130
+
+
+def run(app: typer.Typer) -> int:
+    """Run what was typed; returns 0 done, 1 failed while running, 2 wrong input, 130 interrupted.
+
+    An error that is no one's input and no failure we know of keeps its traceback: it is a bug.
+    """
+    try:
+        code = app(standalone_mode=False)
+    except FrbenchError as error:
+        return _say(str(error), error.exit_code)
+    except _UsageError as error:
+        return _say(_usage(error), 2)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _say(f"{where}{os.strerror(error.errno) if error.errno else error}", 1)
+    if code == _INTERRUPTED:
+        return _say("interrupted; the same command goes on from here", _INTERRUPTED)
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: Exception) -> str:
+    """What is wrong with the command line and which help tells more; empty if help was shown."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return ""
+    message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+    help_of = context.command_path if context is not None else "frbench"
+    return f"{message[0].lower()}{message[1:]}; see '{help_of} --help'"
+
+
+def _say(message: str, code: int) -> int:
+    if message:
+        print(f"frbench: {' '.join(message.split())}", file=sys.stderr)
+    return code
