@@ -10,7 +10,10 @@ from frbench.data import Dataset, Split, load_dataset
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--defense", action="append", default=[], help="also check this recipe or composition"
+        "--defense",
+        action="append",
+        default=[],
+        help="check this recipe or composition instead of every registered one",
     )
 
 
@@ -20,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def small_digits() -> Dataset:
-    """480 training images of the real digits: seconds of training, fifteen steps an epoch."""
+    """480 training images of the real digits: 14 steps an epoch, seconds of training."""
     data = load_dataset("digits")
     train = Split(data.train.images[:480], data.train.labels[:480], data.train.sha256)
     return Dataset(data.name, train, data.test, data.classes)

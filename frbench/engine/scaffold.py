@@ -23,19 +23,14 @@ ADVERSARIAL = ((1.0, 1.5, -0.5), (1.0, 0.5, 0.5), (2.0, 0.5, 0.0))
 LABELS = (0, 2, 0)
 
 _TEST = Template('''\
-"""$name keeps its promises to the engine, and its loss has the value worked out by hand."""
+"""The loss of $name has the value worked out by hand; test_conformance.py checks the rest."""
 
 from __future__ import annotations
 
 import pytest
 
-from frbench.engine.conformance import check_recipe
 from frbench.engine.registry import parse_defense
 from frbench.engine.scaffold import reference_outputs
-
-
-def test_${name}_keeps_every_promise():
-    assert [r for r in check_recipe(parse_defense("$name")) if not r.passed] == []
 
 
 def test_${name}_has_the_value_of_its_formula():

@@ -129,7 +129,7 @@ def test_unknown_key_names_the_nearest(defense, key, near):
 
 
 def test_key_of_a_mechanism_that_does_not_ride_along_is_unknown():
-    with pytest.raises(InputError, match="unknown key 'awp.gamma'"):
+    with pytest.raises(InputError, match=r"unknown key 'awp\.gamma'"):
         plan("pgd_at", awp__gamma=0.01)
 
 

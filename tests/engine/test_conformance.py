@@ -1,0 +1,162 @@
+"""The conformance suite sees what it promises to see, and says in which file and line."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from frbench.engine.conformance import CHECKS, check_recipe, forward_units_table
+from frbench.engine.registry import parse_defense
+
+HEAD = """
+import torch
+import torch.nn.functional as F
+from frbench.engine import InnerAttack, Objective, Recipe
+"""
+TAIL = """
+recipe = Recipe(base="mine", objective=Mine(), attack=ATTACK)
+"""
+HONEST = """
+class Mine(Objective):
+    branches = ("adversarial",)
+
+    def loss(self, outputs):
+        return F.cross_entropy(outputs.adversarial_logits, outputs.labels)
+
+ATTACK = InnerAttack()
+"""
+
+
+def failed(own_defenses, body, names=None):
+    own_defenses(mine=HEAD + body + TAIL)
+    results = check_recipe(parse_defense("mine"), names)
+    return {r.name: r.detail for r in results if not r.passed}
+
+
+def loss(expression, branches='("adversarial",)'):
+    honest = "F.cross_entropy(outputs.adversarial_logits, outputs.labels)"
+    return HONEST.replace(honest, expression).replace('("adversarial",)', branches)
+
+
+def attack(body):
+    own = f"class Own(InnerAttack):\n{body}\nATTACK = Own()"
+    return HONEST.replace("ATTACK = InnerAttack()", own)
+
+
+def test_an_honest_recipe_passes_every_check(own_defenses):
+    assert failed(own_defenses, HONEST) == {}
+    assert len(CHECKS) >= 10
+
+
+HONEST_LOSS = "F.cross_entropy(outputs.adversarial_logits, outputs.labels)"
+PERTURB = "    def perturb(self, model, images, labels, noise):\n        "
+FAULTS = {
+    "undeclared branch": (
+        loss(f"{HONEST_LOSS} + F.cross_entropy(outputs.clean_logits, outputs.labels)"),
+        "cost as declared, and no higher than needed",
+        r"mine\.py:6: declares 23 forward units .*counted 26\.00",
+    ),
+    "declared branch that is not used": (
+        loss(HONEST_LOSS, '("adversarial", "clean")'),
+        "BatchNorm forwards as declared",
+        r"mine\.py:6: 1 train-mode forwards a step, declares 2",
+    ),
+    "gradient that is thrown away": (
+        loss(
+            f"{HONEST_LOSS} + 0 * outputs.clean_logits.detach().sum()", '("adversarial", "clean")'
+        ),
+        "cost as declared, and no higher than needed",
+        "declares 26",
+    ),
+    "loss that is not finite": (
+        loss("(outputs.adversarial_logits * 0).sum().log()"),
+        "loss and gradients are finite",
+        r"mine\.py:6: the loss is -inf",
+    ),
+    "loss that raises": (
+        loss("F.cross_entropy(outputs.adversarial_logits, outputs.labels[:3])"),
+        "loss and gradients are finite",
+        r"mine\.py:10: ValueError",
+    ),
+    "loss without labels": (
+        loss("outputs.adversarial_logits.square().mean()")
+        + "\nATTACK = InnerAttack(maximize='kl', start='gaussian')",
+        "step uses the labels",
+        r"mine\.py:6: the step does not depend on the labels",
+    ),
+    "loss with a random number": (
+        loss(f"{HONEST_LOSS} * torch.rand(())"),
+        "two steps with one seed are bit-equal",
+        "different weights",
+    ),
+    "attack out of the ball": (
+        attack(PERTURB + "return (images + 0.1).clamp(0, 1)"),
+        "attack stays in the eps ball and in [0, 1]",
+        r"moved a pixel by 0\.1",
+    ),
+    "attack out of the box": (
+        attack(PERTURB + "return images - 0.01"),
+        "attack stays in the eps ball and in [0, 1]",
+        r"pixels in \[-0\.01",
+    ),
+    "attack that leaves gradients": (
+        attack(
+            PERTURB
+            + "F.cross_entropy(model(images), labels).backward()\n        return images.clone()"
+        ),
+        "attack leaves no gradient on parameters",
+        "left a gradient on net",
+    ),
+    "attack in train mode": (
+        attack(PERTURB + "model.train()(images)\n        return images + 0 * noise"),
+        "attack moves BatchNorm as declared",
+        "moved BatchNorm statistics 1 times, declares 0",
+    ),
+    "attack that ignores its start": (
+        attack(PERTURB + "return images.clone()"),
+        "attack follows from its random start",
+        "ignores its random start",
+    ),
+    "attack with random numbers of its own": (
+        attack(PERTURB + "return (images + 0.01 * torch.rand_like(images)).clamp(0, 1)"),
+        "attack follows from its random start",
+        "random numbers of its own",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_seen_and_explained(own_defenses, fault):
+    body, check, said = FAULTS[fault]
+    found = failed(own_defenses, body, [check])
+    assert check in found
+    assert re.search(said, found[check]), found[check]
+    assert all("\n" not in detail for detail in found.values())
+
+
+def test_forward_units_of_every_recipe_declared_counted_and_least():
+    table = {cost.defense: cost for cost in forward_units_table()}
+    least = {
+        "pgd_at": 2 * 10 + 3,
+        "at_swa": 2 * 10 + 3,
+        "trades": 2 * 10 + 1 + 2 * 3,
+        "mart": 2 * 10 + 2 * 3,
+        "at_fr": 2 * 10 + 2 * 3,
+        "at_fr_swa": 2 * 10 + 2 * 3,
+        "awp": 2 * 10 + 2 * 3,
+        "score": 2 * 10 + 1 + 2 * 3,
+    }
+    assert table.keys() >= least.keys()
+    for name, units in least.items():
+        cost = table[name]
+        assert (cost.declared, cost.minimum) == (units, units)
+        assert cost.counted == pytest.approx(units, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "units"), [("trades+awp+ema", 33), ("mart+fr", 26), ("pgd_at+awp+swa", 26)]
+)
+def test_forward_units_of_compositions(name, units):
+    (cost,) = forward_units_table([name])
+    assert (cost.declared, round(cost.counted, 2), cost.minimum) == (units, units, units)

@@ -1,0 +1,289 @@
+"""The loop: resumed equals uninterrupted, divergence stops it, nothing that was kept is lost."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+
+import pytest
+import safetensors.torch
+import torch
+from rich.console import Console
+
+from frbench import storage, workflow
+from frbench.engine.device import find_device
+from frbench.engine.plan import resolve
+from frbench.engine.run import RunFolder, find_run
+from frbench.engine.trainer import Diverged, Trainer, open_run
+from frbench.errors import FrbenchError, InputError
+from frbench.models import load_weights
+
+MECHANISMS = {"at_fr_swa": {"fr.start_epoch": "1", "swa.start_epoch": "1"}}
+
+
+def plan(name="pgd_at", seed=0, **overrides):
+    text = {"epochs": "3", "validation_images": "40", **MECHANISMS.get(name, {})}
+    text |= {key.replace("__", "."): str(value) for key, value in overrides.items()}
+    return resolve(name, preset="smoke", seed=seed, overrides=text)
+
+
+class Kill(BaseException):
+    """As a signal: nothing in the loop catches it."""
+
+
+class Killer:
+    """Stops a training at the end of an epoch, or at a step."""
+
+    def __init__(self, epoch=None, step=None):
+        self._epoch, self._step = epoch, step
+
+    def step(self, done, total):
+        if done == self._step:
+            raise Kill
+
+    def epoch(self, metrics):
+        if metrics["epoch"] == self._epoch:
+            raise Kill
+
+
+@pytest.fixture
+def trainer(small_digits, tmp_path):
+    def build(found, folder="run"):
+        return Trainer(found, small_digits, find_device("cpu"), RunFolder(tmp_path / folder))
+
+    return build
+
+
+def tensors(run):
+    """Every tensor that a run left behind, by file and name."""
+    return {
+        f"{path.stem}/{name}": tensor
+        for path in sorted(run.path.glob("*.safetensors"))
+        for name, tensor in safetensors.torch.load_file(path).items()
+    }
+
+
+def assert_equal_runs(a, b):
+    ours, theirs = tensors(a), tensors(b)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    for x, y in zip(a.metrics(), b.metrics(), strict=True):
+        timeless = x.keys() - {"seconds", "train_seconds"}
+        assert {k: x[k] for k in timeless} == {k: y[k] for k in timeless}
+
+
+@pytest.mark.parametrize("name", ["at_fr_swa", "trades+awp+ema"])
+def test_killed_at_any_moment_and_resumed_equals_uninterrupted_bit_for_bit(trainer, name):
+    straight = trainer(plan(name), "straight").run()
+    steps = len(trainer(plan(name)).batches)
+    for killer in (
+        Killer(step=2),  # before the first checkpoint
+        Killer(epoch=0),
+        Killer(step=steps + 3),  # in the middle of the second epoch
+        Killer(epoch=1),
+        Killer(epoch=2),  # after the last checkpoint, before the run is marked as finished
+    ):
+        with pytest.raises(Kill):
+            trainer(plan(name)).run(killer)
+        assert not trainer(plan(name)).folder.finished()
+    resumed = trainer(plan(name)).run()
+    assert resumed.finished() and straight.finished()
+    assert_equal_runs(straight, resumed)
+    average = {"at_fr_swa": "swa", "trades+awp+ema": "ema"}[name]
+    assert resumed.views() == ["best", "last", f"{average}-best", f"{average}-last"]
+
+
+def test_one_seed_one_result_and_another_seed_another(trainer):
+    first, again = trainer(plan(), "a").run(), trainer(plan(), "b").run()
+    assert_equal_runs(first, again)
+    other = tensors(trainer(plan(seed=1), "c").run())
+    same = tensors(first)
+    for name in ("last/linear.weight", "last/stem.weight", "last/bn.running_mean"):
+        assert not torch.equal(other[name], same[name])
+
+
+def test_an_average_rides_along_without_changing_the_trajectory(trainer):
+    plain = tensors(trainer(plan("pgd_at"), "plain").run())
+    averaged = tensors(trainer(plan("at_swa", swa__start_epoch=1), "averaged").run())
+    for name in (n for n in plain if n.startswith(("best/", "last/", "checkpoint/m"))):
+        assert torch.equal(plain[name], averaged[name]), name
+
+
+def test_best_is_the_epoch_with_the_most_robust_held_out_accuracy(trainer):
+    run = trainer(plan()).run()
+    lines = run.metrics()
+    best = max(lines, key=lambda line: line["val_pgd20"])  # the first of equals, as kept
+    _, meta = load_weights(run.weights("best"))
+    assert meta.extra["epoch"] == best["epoch"]
+    _, last = load_weights(run.weights("last"))
+    assert last.extra["epoch"] == 2
+    model, meta = load_weights(run.weights("last"))
+    assert (meta.architecture, meta.classes, meta.dataset) == ("tiny", 10, "digits")
+    assert not model.training
+
+
+def test_run_folder_holds_settings_and_cost(trainer):
+    info = trainer(plan("trades", beta=3)).run().info()
+    assert info["settings"]["recipe"]["objective"]["beta"] == 3
+    assert info["settings"]["changed"] == ["epochs=3", "validation_images=40", "beta=3"]
+    assert info["cost"]["forward_units"] == 2 * 2 + 1 + 6
+    assert info["cost"]["images_per_second"] > 0
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+def test_divergence_stops_and_the_last_good_checkpoint_stays(trainer, monkeypatch):
+    run = trainer(plan())
+    with pytest.raises(Kill):
+        run.run(Killer(epoch=0))
+    before = tensors(run.folder)
+    broken = trainer(plan())
+    monkeypatch.setattr(type(broken.plan.frame), "learning_rate", lambda *_: 1e9)
+    with pytest.raises(Diverged, match=r"not finite.*last good checkpoint.*smaller lr"):
+        broken.run()
+    after = tensors(run.folder)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert not run.folder.finished()
+
+
+def test_huge_learning_rate_diverges_before_anything_is_kept(trainer):
+    run = trainer(plan(lr=1e9))
+    with pytest.raises(Diverged, match="not finite"):
+        run.run()
+    assert run.folder.load_checkpoint() is None
+
+
+def test_weights_ruined_by_the_last_step_are_never_kept(trainer, monkeypatch):
+    """The loss of that epoch is still finite: only the weights tell."""
+    run = trainer(plan())
+    steps = len(run.batches)
+    honest = type(run.plan.frame).learning_rate
+
+    def last_step_explodes(frame, epoch, step, total):
+        return float("inf") if step == steps - 1 else honest(frame, epoch, step, total)
+
+    monkeypatch.setattr(type(run.plan.frame), "learning_rate", last_step_explodes)
+    with pytest.raises(Diverged, match="not finite"):
+        run.run()
+    assert run.folder.load_checkpoint() is None
+
+
+def test_a_model_that_answers_a_constant_is_stopped(trainer):
+    """An absurd weight decay does at once what FR does to a short schedule."""
+    run = trainer(plan(weight_decay=3))
+    with pytest.raises(Diverged, match=r"collapsed to a constant.*fr\.start_epoch"):
+        run.run()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "overwritten", "empty", "foreign"])
+def test_damaged_checkpoint_is_named_and_nothing_is_deleted(trainer, damage):
+    with pytest.raises(Kill):
+        trainer(plan()).run(Killer(epoch=0))
+    run = trainer(plan())
+    path = run.folder.path / "checkpoint.safetensors"
+    content = path.read_bytes()
+    damaged = {
+        "truncated": content[: len(content) // 2],
+        "overwritten": b"\x00" * len(content),
+        "empty": b"",
+        "foreign": safetensors.torch.save({"x": torch.zeros(1)}),
+    }[damage]
+    path.write_bytes(damaged)
+    files = {p.name for p in run.folder.path.iterdir()}
+    with pytest.raises(InputError, match=r"damaged checkpoint .*checkpoint\.safetensors.*move it"):
+        run.run()
+    assert {p.name for p in run.folder.path.iterdir()} == files
+    assert path.read_bytes() == damaged
+
+
+def test_checkpoint_of_another_recipe_is_refused(trainer):
+    with pytest.raises(Kill):
+        trainer(plan("trades+ema")).run(Killer(epoch=0))
+    other = trainer(plan("trades+ema"))
+    kept = other.folder.load_checkpoint()
+    del kept[0]["model.net.linear.bias"]
+    other.folder.save_checkpoint(*kept)
+    with pytest.raises(FrbenchError, match=r"belongs to another recipe or model; move"):
+        trainer(plan("trades+ema")).run()
+
+
+def hold(path, ready, done):
+    with storage.locked(path):
+        ready.set()
+        done.wait(30)
+
+
+def test_a_second_trainer_on_the_same_folder_is_refused(tmp_path, small_digits, monkeypatch):
+    monkeypatch.setattr(workflow, "load_dataset", lambda name: small_digits)
+    found, console = plan(), Console(quiet=True)
+    context = multiprocessing.get_context("fork")
+    ready, done = context.Event(), context.Event()
+    folder = open_run(tmp_path, found)
+    process = context.Process(target=hold, args=(folder.lock(), ready, done))
+    process.start()
+    try:
+        assert ready.wait(30)
+        with pytest.raises(storage.Busy, match="another process holds"):
+            workflow.train(found, find_device("cpu"), tmp_path, console)
+    finally:
+        done.set()
+        process.join()
+    run = workflow.train(found, find_device("cpu"), tmp_path, console)
+    assert run.finished()  # the lock went with its holder
+
+
+# --- which run serves which plan ------------------------------------------------------------------
+
+
+def finished(runs_dir, found):
+    run = open_run(runs_dir, found)
+    run.write_info({"settings": found.settings(), "finished": True})
+    return run
+
+
+def test_run_with_an_average_serves_the_plain_recipe_and_not_vice_versa(tmp_path):
+    averaged = finished(tmp_path / "a", plan("at_fr_swa"))
+    plain_plan = plan("at_fr", fr__start_epoch=1)
+    assert find_run(tmp_path / "a", plain_plan).name == averaged.name
+    finished(tmp_path / "b", plain_plan)
+    assert find_run(tmp_path / "b", plan("at_fr_swa")) is None
+
+
+def test_run_with_another_average_or_seed_or_setting_does_not_serve(tmp_path):
+    finished(tmp_path, plan("at_swa", swa__start_epoch=1))
+    for other in (
+        plan("at_swa", swa__start_epoch=2),
+        plan("pgd_at+ema"),
+        plan("at_swa", seed=1, swa__start_epoch=1),
+        plan("at_swa", swa__start_epoch=1, lr=0.05),
+        plan("trades"),
+    ):
+        assert find_run(tmp_path, other) is None
+        assert not open_run(tmp_path, other).path.exists()  # nor does it share the folder
+
+
+def test_finished_run_is_preferred_to_an_unfinished_one(tmp_path):
+    unfinished = open_run(tmp_path, plan("pgd_at"))
+    unfinished.write_info({"settings": plan("pgd_at").settings(), "finished": False})
+    assert find_run(tmp_path, plan("pgd_at")).name == unfinished.name
+    done = finished(tmp_path, plan("at_swa", swa__start_epoch=1))
+    assert find_run(tmp_path, plan("pgd_at")).name == done.name
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", ""])
+def test_damaged_run_is_named(tmp_path, content):
+    run = finished(tmp_path, plan())
+    (run.path / "run.json").write_text(content)
+    with pytest.raises(InputError, match=r"damaged run.*run\.json.*move it away"):
+        find_run(tmp_path, plan())
+
+
+def test_folder_without_run_and_damaged_metrics_are_named(tmp_path):
+    with pytest.raises(InputError, match="is not a run"):
+        RunFolder(tmp_path / "nothing").info()
+    run = finished(tmp_path, plan())
+    assert run.metrics() == []
+    (run.path / "metrics.jsonl").write_text(json.dumps({"epoch": 0}) + "\n{")
+    with pytest.raises(InputError, match="damaged metrics"):
+        run.metrics()
