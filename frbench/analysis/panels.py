@@ -108,11 +108,12 @@ class SpectrumPanels:
         """Columns: x, x', log(1 + |F|) of both, scaled difference of amplitudes."""
         titles = ("$x$", "$x'$", "$\\log(1+|F(x)|)$", "$\\log(1+|F(x')|)$")
         rows = len(self.panels)
-        with output.figure(7.6, 1.55 * rows + 0.35) as fig:
+        with output.figure(7.6, 1.43 * rows + 0.3) as fig:
             grid = fig.subplots(rows, 5, squeeze=False)
             for axes in grid.flat:
                 axes.set(xticks=[], yticks=[])
                 axes.grid(False)
+                axes.spines[:].set_visible(False)
             for axes, title in zip(grid[0], (*titles, "$||F(x')|-|F(x)||$"), strict=True):
                 axes.set_title(title)
             for row, panel in zip(grid, self.panels, strict=True):

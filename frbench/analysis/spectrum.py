@@ -143,10 +143,12 @@ class SpectrumStudy:
         for column in ("model", "attack", "images"):
             table.add_column(column)
         for band in BANDS:
-            table.add_column(f"{band} (white {100 * self.white_bands[band]:.1f})", justify="right")
+            table.add_column(band, justify="right")
         for entry in self.entries:
-            shares = [entry.bands[band].percent() for band in BANDS]
+            shares = [entry.bands[band].percent().replace(" ", "\n", 1) for band in BANDS]
             table.add_row(entry.model, entry.attack, str(entry.changed), *shares)
+        white = [f"{100 * self.white_bands[band]:.1f}" for band in BANDS]
+        table.add_row("white noise", "", "", *white)
         table.caption = BANDS_TEXT
         return table
 
@@ -179,17 +181,9 @@ class SpectrumStudy:
                 markevery=(a, 3),
                 label=f"{entry.model}, {entry.attack}",
             )
-        axes.axhline(1, color="#555555", linewidth=0.8)
-        axes.annotate(
-            "white noise",
-            (1, 1),
-            xycoords=("axes fraction", "data"),
-            fontsize=7.5,
-            ha="right",
-            va="bottom",
-            color="#555555",
-        )
+        axes.axhline(1, color="#555555", linewidth=0.8, label="white noise")
         axes.set(yscale="log", xlabel="radius (cycles an image)", ylabel="energy over white noise")
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.set_title("Mean spectrum of perturbations", loc="left")
         axes.legend(fontsize=7.5)
 

@@ -97,7 +97,7 @@ def test_every_attack_against_every_model_is_written(
         assert sum(band["value"] for band in entry["bands"].values()) == pytest.approx(1)
         assert len(entry["low_share"]) == 20
     assert (tmp_path / "spectrum-bands.csv").read_text().count("\n") == 1 + 4 * 3
-    assert study.table().row_count == 4
+    assert study.table().row_count == 4 + 1  # white noise
     assert (tmp_path / "spectrum.svg").stat().st_size > 1000
 
 
