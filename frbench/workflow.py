@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from frbench import storage
-from frbench.attacks import specs
+from frbench.attacks import AttackSpec, specs
 from frbench.data import Dataset, load_dataset, to_float
 from frbench.engine.device import Device
 from frbench.engine.estimate import Estimate, estimate
@@ -24,6 +24,7 @@ from frbench.evaluation import Cell, CellStore, evaluate, run_target
 from frbench.evaluation.costs import measure
 from frbench.evaluation.progress import duration
 from frbench.evaluation.resolve import headline_view
+from frbench.evaluation.search import Search
 
 
 def forecast(
@@ -168,6 +169,7 @@ def attack_run(
     console: Console | None,
     *,
     n: int | None = None,
+    search: Search = "exact",
 ) -> list[Cell]:
     """Attack a run's headline weights with every column, and its last weights with all but one.
 
@@ -175,30 +177,27 @@ def attack_run(
 
     Args:
         n: test images in every column; None for the preset's own numbers.
+        search: `exact` or `fast`, see `frbench.evaluation.search`.
     """
     preset, data = find_preset(plan.preset), load_dataset(plan.frame.dataset)
     headline = headline_view(plan.settings()["recipe"]["mechanisms"])
-    eps = plan.recipe.attack.eps
-    columns = specs(eps=eps if eps > 0 else None)
-    cheap = [spec for name, spec in columns.items() if name != "aa"]
-    cells: list[Cell] = []
-    for view in (headline, headline.replace("best", "last")):
-        target = run_target(run, view, device=device.device)
-        cells += _attack(target, cheap, data, n or preset.test_images, store, device, console)
-        if view == headline:
-            images = n or preset.autoattack_images
-            cells += _attack(target, [columns["aa"]], data, images, store, device, console)
-    return cells
+    columns = specs()  # 8/255 whatever the recipe trained with: one threat model for all rows
+    aa = columns.pop("aa")
 
+    def attack(view: str, specs: Iterable[AttackSpec], images: int) -> list[Cell]:
+        return evaluate(
+            run_target(run, view, device=device.device),
+            specs,
+            data,
+            store=store,
+            device=device.device,
+            n=min(images, len(data.test)),
+            batch=preset.evaluation_batch,
+            search=search,
+            console=console,
+        )
 
-def _attack(
-    target: Any,
-    columns: Iterable[Any],
-    data: Dataset,
-    n: int,
-    store: CellStore,
-    device: Device,
-    console: Console | None,
-) -> list[Cell]:
-    n = min(n, len(data.test))
-    return evaluate(target, columns, data, store=store, device=device.device, n=n, console=console)
+    cells = attack(headline, columns.values(), n or preset.test_images)
+    cells += attack(headline, [aa], n or preset.autoattack_images)
+    last = headline.replace("best", "last")
+    return cells + attack(last, columns.values(), n or preset.test_images)

@@ -22,6 +22,7 @@ from frbench.cli.options import (
     ProtocolName,
     ResultsDir,
     RunsDir,
+    SearchMode,
     Seed,
 )
 
@@ -97,6 +98,7 @@ def evaluate(
     device: DeviceName = "auto",
     seed: Seed = 0,
     batch: Annotated[int, typer.Option(help="Images a chunk; decides the random numbers.")] = 256,
+    search: SearchMode = "exact",
     runs_dir: RunsDir = Path("runs"),
     results_dir: ResultsDir = boards.RESULTS,
 ) -> None:
@@ -122,6 +124,7 @@ def evaluate(
         device,
         seed,
         batch,
+        search,
         runs_dir,
         results_dir,
     )
@@ -141,6 +144,7 @@ def bench(
     runs_dir: RunsDir = Path("runs"),
     results_dir: ResultsDir = boards.RESULTS,
     device: DeviceName = "auto",
+    search: SearchMode = "exact",
     estimate: Annotated[bool, typer.Option(help="Forecast time and memory only.")] = False,
 ) -> None:
     """Train (or reuse), attack with every column, print the leaderboard.
@@ -153,7 +157,9 @@ def bench(
     """
     from frbench.cli import work
 
-    work.bench(defenses, preset, protocol, seed, seeds, n, runs_dir, results_dir, device, estimate)
+    work.bench(
+        defenses, preset, protocol, seed, seeds, n, runs_dir, results_dir, device, search, estimate
+    )
 
 
 def main() -> None:

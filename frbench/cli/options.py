@@ -25,3 +25,6 @@ RunsDir = Annotated[Path, typer.Option(help="Folder of run folders.")]
 ResultsDir = Annotated[Path, typer.Option(help="Folder that holds cells/.")]
 DeviceName = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 AttackList = Annotated[str, typer.Option(help="Columns: clean, fgsm, pgdN, cw, aa.")]
+SearchMode = Annotated[
+    str, typer.Option(help="exact, or fast: a faster twin searches, the model itself judges.")
+]

@@ -13,6 +13,7 @@ from frbench.engine.device import Device, find_device
 from frbench.engine.plan import Plan, default_preset, parse_overrides, resolve
 from frbench.evaluation import CellStore, resolve_target
 from frbench.evaluation import evaluate as fill
+from frbench.evaluation.search import PRECISION, Search
 from frbench.names import lookup
 from frbench.workflow import attack_run, forecast, train_all
 
@@ -57,6 +58,7 @@ def evaluate(
     device: str,
     seed: int,
     batch: int,
+    search: str,
     runs_dir: Path,
     results_dir: Path,
 ) -> None:
@@ -85,6 +87,7 @@ def evaluate(
             n=n,
             seed=seed,
             batch=batch,
+            search=_search(search),
             console=log,
         )
     boards.leaderboard(results_dir=results_dir)
@@ -100,9 +103,10 @@ def bench(
     runs_dir: Path,
     results_dir: Path,
     device: str,
+    search: str,
     estimate: bool,
 ) -> None:
-    where = find_device(device)
+    where, mode = find_device(device), _search(search)
     overrides = parse_overrides(w for w in words if "=" in w)
     chosen = _preset(preset, where)
     plans = [
@@ -117,8 +121,12 @@ def bench(
     _announce(plans, where, runs_dir, n, attacks=True)
     store = CellStore(results_dir)
     for plan, run in zip(plans, train_all(plans, where, runs_dir, log), strict=True):
-        attack_run(plan, run, where, store, log, n=n)
+        attack_run(plan, run, where, store, log, n=n, search=mode)
     boards.leaderboard(results_dir=results_dir, write=True)
+
+
+def _search(name: str) -> Search:
+    return lookup("search", name, {mode: mode for mode in PRECISION})
 
 
 def _show_settings(plan: Plan) -> None:

@@ -23,6 +23,8 @@ class Preset(BaseModel):
     """Test images that `bench` attacks."""
     autoattack_images: int
     """The same for AutoAttack."""
+    evaluation_batch: int = 256
+    """Images a chunk of an attack; part of a cell's identity, so not the device's choice."""
     shortened: str = ""
     """What was shortened, for the row."""
 
@@ -61,6 +63,7 @@ PRESETS = {
             comparable=True,
             test_images=10_000,
             autoattack_images=10_000,
+            evaluation_batch=1000,
         ),
         Preset(
             name="paper",

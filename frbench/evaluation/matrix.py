@@ -28,6 +28,7 @@ from frbench.evaluation import costs, numerics, provenance
 from frbench.evaluation.cells import UNSEEN, Cell, CellStore, DataRange
 from frbench.evaluation.progress import Reporter
 from frbench.evaluation.runner import Runner, sequence
+from frbench.evaluation.search import PRECISION, Search, searcher, searching
 from frbench.evaluation.target import Target
 
 _PROBE_IMAGES = 32
@@ -46,6 +47,7 @@ def evaluate(
     n: int | None = None,
     seed: int = 0,
     batch: int = 256,
+    search: Search = "exact",
     console: Console | None = None,
 ) -> list[Cell]:
     """Attack a model with every column and return the finished cells in the order of `specs`.
@@ -61,6 +63,7 @@ def evaluate(
         n: number of images; None for all from `start` on.
         seed: of every chunk's random numbers.
         batch: images a chunk.
+        search: `exact`, or `fast` for a search on a faster twin; see `search.py`.
         console: where plan, progress and bounds go; None keeps silent.
 
     Raises:
@@ -73,16 +76,24 @@ def evaluate(
     data = _range(dataset.name, part, split, start, n)
     if batch < 1:
         raise InputError(f"batch {batch} is not possible: give at least 1")
-    wanted = [_blank(target, spec, data, seed, batch) for spec in specs]
+    wanted = [_blank(target, spec, data, seed, batch, search) for spec in specs]
     unfinished = [cell for cell in map(lambda c: store.find(c) or c, wanted) if not cell.complete]
     if unfinished:
         pixels = part.images[data.start : data.stop]
         labels = part.labels[data.start : data.stop]
         with _ready(target, where):
             runner = _runner(
-                target, unfinished, pixels, labels, len(dataset.classes), where, store, console
+                target,
+                search,
+                unfinished,
+                pixels,
+                labels,
+                len(dataset.classes),
+                where,
+                store,
+                console,
             )
-            with runner.reporter.bar, _counted(target.model, runner.reporter):
+            with runner.reporter.bar, _counted(runner.attacked, runner.reporter):
                 _fill(runner, unfinished)
     found = [store.find(cell) for cell in wanted]
     return [cell for cell in found if cell is not None]
@@ -135,13 +146,16 @@ def _range(
     return DataRange(dataset=name, split=split, sha256=part.sha256, start=start, stop=stop)
 
 
-def _blank(target: Target, spec: AttackSpec, data: DataRange, seed: int, batch: int) -> Cell:
+def _blank(
+    target: Target, spec: AttackSpec, data: DataRange, seed: int, batch: int, search: Search
+) -> Cell:
     cell = Cell(
         model=target.record,
         attack=spec,
         data=data,
         seed=seed,
         batch=batch,
+        precision=PRECISION[search],
         versions=provenance.deciding_versions(spec),
         verdicts={},
     )
@@ -151,6 +165,7 @@ def _blank(target: Target, spec: AttackSpec, data: DataRange, seed: int, batch: 
 
 def _runner(
     target: Target,
+    search: Search,
     unfinished: list[Cell],
     pixels: Tensor,
     labels: Tensor,
@@ -171,10 +186,11 @@ def _runner(
         shape = "x".join(str(size) for size in few.shape[1:])
         reason = str(error).split("\n")[0]
         raise InputError(f"model '{name}' cannot take images of {shape}: {reason}") from error
-    speed = costs.measure(target.model, few, truth, eps=8 / 255)
+    with searching(search):
+        speed = costs.measure(searcher(target.model, search), few, truth, eps=8 / 255)
     reporter = Reporter(console, speed, unfinished)
     reporter.plan()
-    return Runner(target.model, pixels, labels, classes, device, store, reporter)
+    return Runner(target.model, search, pixels, labels, classes, device, store, reporter)
 
 
 @contextlib.contextmanager

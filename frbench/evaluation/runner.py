@@ -21,6 +21,7 @@ from frbench.errors import FrbenchError
 from frbench.evaluation import flags, numerics
 from frbench.evaluation.cells import BROKEN, ROBUST, UNSEEN, Cell, CellStore
 from frbench.evaluation.progress import Reporter
+from frbench.evaluation.search import Search, searcher, searching
 
 CLEAN = "clean"
 
@@ -30,7 +31,8 @@ class Runner:
     """One model on one range of images.
 
     Attributes:
-        model: in eval mode with frozen parameters on `device`.
+        model: in eval mode with frozen parameters on `device`; it judges.
+        search: what the attacks run on.
         images: pixels of the range (n, c, h, w), uint8, on the CPU.
         labels: int64 (n,), on the CPU.
         classes: of the data.
@@ -40,6 +42,7 @@ class Runner:
     """
 
     model: nn.Module
+    search: Search
     images: Tensor
     labels: Tensor
     classes: int
@@ -47,6 +50,9 @@ class Runner:
     store: CellStore
     reporter: Reporter
     _piece: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.attacked = searcher(self.model, self.search)
 
     def run(self, cell: Cell) -> None:
         """Compute whatever the cell still lacks, saving it after every chunk."""
@@ -85,7 +91,8 @@ class Runner:
         numbers = [cell.data.start + index for index in chunk]
 
         def judge(part: slice) -> Tensor:
-            adversarial = attack(images[part], labels[part])
+            with searching(self.search):
+                adversarial = attack(images[part], labels[part])
             numerics.check_ball(adversarial, images[part], cell.attack, stage, numbers[part])
             return numerics.correct(
                 self.model,
@@ -138,7 +145,7 @@ class Runner:
         return build_attack(
             cell.attack,
             stage,
-            self.model,
+            self.attacked,
             device=self.device,
             seed=cell.seed,
             classes=self.classes,

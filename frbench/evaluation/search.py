@@ -1,0 +1,68 @@
+"""How adversarial images are searched for: with the model itself, or with a faster twin of it.
+
+Whatever searches, a verdict is a float32 forward pass of the model itself on what was found.
+
+`exact` attacks the model as it is, in float32. `fast` attacks a twin with BatchNorm folded away and
+a layout that the device likes; on CUDA its convolutions may use TF32. The twin computes the same
+function up to rounding (float32's, or TF32's ten-bit mantissa), so its attacks differ from exact
+ones as two seeds do, and a success that the model itself does not confirm counts as robust.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from frbench.models import Normalized
+from frbench.models.folding import Folded
+
+Search = Literal["exact", "fast"]
+PRECISION: dict[Search, str] = {"exact": "fp32", "fast": "fp32 verdicts, fast search"}
+_MULTIPLE = 64
+"""Batches are filled up to multiples of this on CUDA, so that few shapes have to be tuned for."""
+
+
+def searcher(model: nn.Module, search: Search) -> nn.Module:
+    """What the attacks of a cell run on: `model`, or its faster twin if it can have one."""
+    if search == "exact" or not isinstance(model, Normalized):
+        return model
+    return _Twin(model)
+
+
+@contextlib.contextmanager
+def searching(search: Search) -> Iterator[None]:
+    """Within the block, convolutions may use TF32 and tuned kernels if the search is fast."""
+    if search == "exact":
+        yield
+        return
+    cudnn, matmul = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    saved = (cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark)
+    torch.set_float32_matmul_precision("high")
+    cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = True, False, True
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = saved
+
+
+class _Twin(nn.Module):
+    """The folded model behind plain images; the attack libraries want those contiguous."""
+
+    def __init__(self, model: Normalized) -> None:
+        super().__init__()
+        self.folded = Folded(model)
+        self.folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, classes) for images (n, c, h, w) in [0, 1]."""
+        n = len(images)
+        if images.is_cuda and n % _MULTIPLE:
+            images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, _MULTIPLE - n % _MULTIPLE))
+        logits: Tensor = self.folded(images.contiguous(memory_format=torch.channels_last))
+        return logits[:n]
