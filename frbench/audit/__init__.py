@@ -1,0 +1,19 @@
+"""Is a robust accuracy to be trusted? A panel of checks on one model, and one verdict."""
+
+from frbench.audit.findings import Finding, Verdict
+from frbench.audit.report import AuditReport, save_report
+from frbench.audit.run import CHECKS, audit
+from frbench.audit.sources import default_sources, named_sources
+from frbench.audit.subject import Subject
+
+__all__ = [
+    "CHECKS",
+    "AuditReport",
+    "Finding",
+    "Subject",
+    "Verdict",
+    "audit",
+    "default_sources",
+    "named_sources",
+    "save_report",
+]

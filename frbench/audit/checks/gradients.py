@@ -1,0 +1,175 @@
+"""Do gradients tell an attack where to go?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from frbench.attacks import seeded
+from frbench.attacks.margin import margin as margin_loss
+from frbench.audit.ascent import (
+    Ascent,
+    Loss,
+    cross_entropy,
+    unit_cross_entropy,
+    value_and_gradient,
+)
+from frbench.audit.findings import Finding, Verdict, beaten, grade, significant
+from frbench.audit.straight_through import StraightThrough, step_functions
+from frbench.audit.subject import Subject
+
+# AutoAttack warns of any point without a gradient; a few dead units can cause one, and one point of
+# ten is beyond any such accident.
+_ZERO_IMAGES = (0.0, 0.10)
+# ReLU networks have a zero here and there; half of all pixels without any influence has another
+# cause, such as a mask.
+_ZERO_ENTRIES = 0.5
+# A right gradient leads uphill over a sixteenth of eps, a wrong one as often as not.
+_UPHILL_STEP = 1 / 16
+_DOWNHILL = (0.10, 0.50)
+# Adversarial training makes the loss nearly linear in the ball (Qin et al. 2019). A rugged surface
+# is no fault in itself, the undefended model has one, but a robust accuracy on it needs a reason.
+_RUGGED = 0.75
+_CLAIMED = 0.10
+# PGD-20 exceeds AutoAttack by up to 8 points for honest defenses (MART, FR); beyond that it
+# measures the loss.
+_LOSS_GAP = (0.10, 0.20)
+
+
+def zero_gradients(subject: Subject) -> Finding:
+    """Cross-entropy must have a gradient at random points of the ball.
+
+    Suspicious if any image has none, broken above 10 % of the images.
+    """
+    with seeded(subject.seed):
+        points = Ascent(subject.eps).start(subject.images)
+        gradient = _gradient(subject, points, cross_entropy)
+    zero = (gradient == 0).flatten(1)
+    images, entries = float(zero.all(dim=1).float().mean()), float(zero.float().mean())
+    verdict = grade(images, *_ZERO_IMAGES)
+    if verdict == "trusted" and entries > _ZERO_ENTRIES:
+        verdict = "suspicious"
+    return Finding(
+        name="zero gradients",
+        verdict=verdict,
+        reason=f"the gradient is zero at {images:.0%} of the points, {entries:.0%} of its entries",
+        numbers={"points without gradient": images, "entries that are zero": entries},
+    )
+
+
+def linearity(subject: Subject) -> Finding:
+    """The loss must rise where the gradient says, and about as much as it says.
+
+    Measured from the image along FGSM's direction. Broken if a step of eps/16 leaves cross-entropy
+    as it was or lower for more than half of the images, suspicious above 10 %; suspicious too if
+    over the whole eps the rise is mostly not what the gradient predicts while 10 % of the images
+    withstand white-box attacks.
+    """
+    images, labels = subject.images, subject.labels
+    with seeded(subject.seed):
+        gradient = _gradient(subject, images, cross_entropy)
+        base = _loss(subject, images)
+        far = (images + subject.eps * gradient.sign()).clamp(0, 1)
+        near = (images + _UPHILL_STEP * subject.eps * gradient.sign()).clamp(0, 1)
+        downhill = float((_loss(subject, near) <= base).double().mean())
+        rise = _loss(subject, far) - base
+    predicted = (gradient * (far - images)).double().flatten(1).sum(dim=1)
+    largest = torch.maximum(rise.abs(), predicted.abs()).clamp_min(1e-300)
+    error = float(((rise - predicted).abs() / largest).median())
+    fgsm = subject.share(subject.right(far))
+    verdict = grade(downhill, *_DOWNHILL)
+    reason = f"the gradient leads uphill for {1 - downhill:.0%} of {len(labels)} images"
+    if verdict == "trusted" and error > _RUGGED and subject.share(subject.white_box()) > _CLAIMED:
+        verdict = "suspicious"
+        reason = f"rugged: the rise over eps is off by {error:.0%} of what the gradient predicts"
+    return Finding(
+        name="linearity",
+        verdict=verdict,
+        reason=reason,
+        numbers={"not uphill": downhill, "median linearity error": error, "fgsm": fgsm},
+    )
+
+
+def margin(subject: Subject) -> Finding:
+    """PGD on the margin must not do far better than PGD on cross-entropy.
+
+    Both have 20 steps and the same random start. Suspicious beyond 10 points, broken beyond 20, if
+    chance does not explain it.
+    """
+    return _against_cross_entropy(subject, "margin", margin_loss, "the margin")
+
+
+def logit_scale(subject: Subject) -> Finding:
+    """PGD on logits brought to unit scale must not do far better: it would mean underflow.
+
+    Cross-entropy of logits that lie 100 apart has the gradient 0 in float32. Bounds as for the
+    margin.
+    """
+    found = _against_cross_entropy(subject, "logit scale", unit_cross_entropy, "unit-scale logits")
+    logits = subject.logits(subject.images)
+    spread = float((logits.amax(dim=1) - logits.amin(dim=1)).median())
+    certain = float((cross_entropy(logits, subject.labels) == 0).float().mean())
+    numbers = {"median logit range": spread, "cross-entropy exactly 0": certain, **found.numbers}
+    return found.model_copy(update={"numbers": numbers})
+
+
+def straight_through(subject: Subject) -> Finding:
+    """An attack that sees through rounding must not beat one that does not (BPDA).
+
+    Only for models that call a step function of torch between image and logits.
+    """
+    name = "straight-through"
+    met = step_functions(subject.model, subject.images[:2])
+    if not met:
+        return Finding(name=name, verdict="trusted", reason="no step function found in the model")
+    if not subject.white_box().any():
+        return nothing_left(name)
+    attack = Ascent(subject.eps, surrogate=StraightThrough)
+    survivors = subject.survivors(attack.perturb)
+    verdict, only = beaten(survivors, subject.white_box())
+    return Finding(
+        name=name,
+        verdict=verdict,
+        reason=f"{met} step functions; ignoring them breaks {only} images that PGD leaves",
+        numbers={"straight-through": subject.share(survivors), **white_box_number(subject)},
+    )
+
+
+def nothing_left(name: str) -> Finding:
+    """The finding of an attack that cannot beat the white-box attack: no image survived that."""
+    reason = "PGD leaves no image, so there is nothing to beat"
+    return Finding(name=name, verdict="trusted", reason=reason)
+
+
+def white_box_number(subject: Subject) -> dict[str, float]:
+    """Accuracy under the white-box attack, by its name."""
+    return {"white-box": subject.share(subject.white_box())}
+
+
+def _against_cross_entropy(subject: Subject, name: str, loss: Loss, what: str) -> Finding:
+    if not subject.single().any():
+        return nothing_left(name)
+    survivors, reference = (
+        subject.survivors(Ascent(subject.eps, loss=loss).perturb),
+        subject.single(),
+    )
+    gap = subject.share(reference) - subject.share(survivors)
+    wins = int((reference & ~survivors).sum())
+    losses = int((survivors & ~reference).sum())
+    verdict: Verdict = grade(gap, *_LOSS_GAP) if significant(wins, losses) else "trusted"
+    return Finding(
+        name=name,
+        verdict=verdict,
+        reason=f"PGD-20 on {what} lies {100 * gap:+.1f} points below PGD-20 on cross-entropy",
+        numbers={"cross-entropy": subject.share(reference), name: subject.share(survivors)},
+    )
+
+
+def _gradient(subject: Subject, points: Tensor, loss: Loss) -> Tensor:
+    pairs = zip(points.split(subject.batch), subject.labels.split(subject.batch), strict=True)
+    return torch.cat([value_and_gradient(subject.model, x, y, loss)[1] for x, y in pairs])
+
+
+def _loss(subject: Subject, images: Tensor) -> Tensor:
+    """Cross-entropy an image in float64: small rises of a small loss would be lost in float32."""
+    return cross_entropy(subject.logits(images).double(), subject.labels)
