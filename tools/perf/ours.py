@@ -61,6 +61,7 @@ class OurLoop:
             frame.batch_size,
             seed=0,
             padding=frame.padding,
+            pad=frame.pad,
             memory_format=torch.channels_last,
         )
         self.loss = torch.zeros((), device=device.device)

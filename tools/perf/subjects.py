@@ -18,8 +18,9 @@ _LR = "0.01"  # speed does not depend on it, and random labels stay finite
 
 
 def plan_for(name: str, model: str, options: Options, **overrides: str) -> Plan:
-    """The plan of a recipe for a model, at the harness's batch and learning rate."""
-    keys = {"architecture": model, "batch_size": str(options.batch), "lr": _LR, **overrides}
+    """The plan of a recipe for a model, at the harness's batch, learning rate and crop."""
+    same = {"batch_size": str(options.batch), "lr": _LR, "pad": "4"}
+    keys = {"architecture": model, **same, **overrides}
     return resolve(name, preset=_PRESETS.get(model, "resnet18"), overrides=keys)
 
 

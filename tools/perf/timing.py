@@ -39,7 +39,7 @@ class CudaClock:
         work()
         end.record()
         torch.cuda.synchronize()
-        return begin.elapsed_time(end) / 1000
+        return float(begin.elapsed_time(end)) / 1000
 
 
 @dataclass(frozen=True)
