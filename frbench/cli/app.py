@@ -13,6 +13,7 @@ from frbench.cli import analyze as analyses
 from frbench.cli import data as datasets
 from frbench.cli import leaderboard as boards
 from frbench.cli import listing, outcome, recipes
+from frbench.cli import verify as verification
 from frbench.cli.options import (
     AttackList,
     DefenseName,
@@ -49,6 +50,7 @@ app.command("compare")(boards.compare)
 for _name in ("lowpass", "spectrum", "kernels", "curves", "fourier", "claims"):
     _analyze.command(_name)(getattr(analyses, _name))
 app.command("check")(recipes.check)
+app.command("verify")(verification.verify)
 app.command("new")(recipes.new)
 app.command("list")(listing.list_names)
 app.command("doctor")(listing.doctor)
