@@ -30,9 +30,9 @@ from frbench.leaderboard.rows import Column, Leaderboard, Row, Table
 IMAGES = 24  # columns of the matrix of verdicts
 _PICTURES = 4  # of each model
 _MODELS = 3  # of each dataset
-# Work for all pictures together, about a dozen seconds of one CPU core. Counted and not timed, so
+# Work for all pictures together, about ten seconds of one CPU core. Counted and not timed, so
 # that two reports of one input show the same.
-_BUDGET = 6e11
+_BUDGET = 4e11
 # Forward passes that cost as much as a step of an attack: one, and the gradient to the input.
 _FORWARDS_A_STEP = 2
 
@@ -306,7 +306,7 @@ def _affordable(
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         target.model(_samples(dataset, table, 1).images)
     work = max(counter.get_total_flops(), 1) * _FORWARDS_A_STEP * (spec.steps or 1)
-    images = min(2 * _PICTURES, table.n, int(budget.left // work))
+    images = min(_PICTURES + 2, table.n, int(budget.left // work))
     budget.left -= images * work
     return images
 

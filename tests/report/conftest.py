@@ -57,10 +57,8 @@ def save(store: CellStore, model: ModelRecord, attack: str, correct: int) -> Cel
     return cell
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
+def fill(root: Path) -> None:
     """Four rows: three of the paper preset under five attacks, one hostile and not comparable."""
-    root = tmp_path / "results"
     store = CellStore(root)
     rows = {"pgd_at": (34, 25, 22, 21, 20), "trades": (33, 26, 24, 22, 21), "awp": (35, 9, 8, 7, 6)}
     for name, counts in rows.items():
@@ -71,7 +69,29 @@ def results(tmp_path: Path) -> Path:
     )
     save(store, hostile, "clean", 30)
     save(store, hostile, "pgd20", 3)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A results folder of its own, see `fill`."""
+    fill(tmp_path / "results")
+    return tmp_path / "results"
+
+
+@pytest.fixture(scope="session")
+def shared_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder that no test changes."""
+    root = tmp_path_factory.mktemp("shared") / "results"
+    fill(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def page_text(shared_results: Path) -> str:
+    """The report of `shared_results`."""
+    output = shared_results.parent / "report.html"
+    write_report(output, shared_results, shared_results.parent / "runs", gallery=False, now=NOW)
+    return output.read_text()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ import pytest
 
 from frbench.leaderboard.render import render
 from frbench.leaderboard.table import leaderboard
+from frbench.report import write_report
 from frbench.report.build import LIMIT
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
 class Page(HTMLParser):
@@ -53,12 +57,12 @@ class Page(HTMLParser):
         return json.loads(next(t for a, t in self.scripts if a.get("id") == "leaderboard"))
 
 
-def test_embedded_json_is_the_leaderboards(make_page: Callable[..., str], results: Path) -> None:
-    assert Page(make_page()).board() == json.loads(render(leaderboard(results), "json"))
+def test_embedded_json_is_the_leaderboards(page_text: str, shared_results: Path) -> None:
+    assert Page(page_text).board() == json.loads(render(leaderboard(shared_results), "json"))
 
 
-def test_every_shown_number_equals_the_json(make_page: Callable[..., str]) -> None:
-    page = Page(make_page())
+def test_every_shown_number_equals_the_json(page_text: str) -> None:
+    page = Page(page_text)
     board = page.board()
     assert len(page.buttons) == 3 * 6 + 3  # five attacks and the worst case; the hostile row two
     for attributes, text in page.buttons:
@@ -79,64 +83,62 @@ def test_hostile_names_stay_text(make_page: Callable[..., str], add_audit: Any) 
     assert "&lt;/script&gt;&lt;img src=x" in text
 
 
-def test_nothing_is_loaded_from_anywhere(make_page: Callable[..., str]) -> None:
-    text = make_page()
-    for tag, attributes in Page(text).elements:
+def test_nothing_is_loaded_from_anywhere(page_text: str) -> None:
+    for tag, attributes in Page(page_text).elements:
         for name in ("src", "srcset", "href", "data", "poster", "action", "xlink:href"):
             value = attributes.get(name, "")
             assert not value or value.startswith(("#", "data:")), (tag, name, value)
-    assert "default-src 'none'" in text
-    assert not re.search(r"url\((?!#)|@import", text)
+    assert "default-src 'none'" in page_text
+    assert not re.search(r"url\((?!#)|@import", page_text)
 
 
-def test_identifiers_are_unique(make_page: Callable[..., str]) -> None:
-    found = [a["id"] for _, a in Page(make_page()).elements if "id" in a]
+def test_identifiers_are_unique(page_text: str) -> None:
+    found = [a["id"] for _, a in Page(page_text).elements if "id" in a]
     assert len(found) == len(set(found))
 
 
-def test_references_inside_charts_exist(make_page: Callable[..., str]) -> None:
-    text = make_page()
-    known = {a["id"] for _, a in Page(text).elements if "id" in a}
-    used = set(re.findall(r"url\(#([^)]+)\)", text)) | set(re.findall(r'href="#([^"]+)"', text))
+def test_references_inside_charts_exist(page_text: str) -> None:
+    known = {a["id"] for _, a in Page(page_text).elements if "id" in a}
+    used = set(re.findall(r"url\(#([^)]+)\)", page_text)) | set(
+        re.findall(r'href="#([^"]+)"', page_text)
+    )
     assert used
     assert used <= known
 
 
-def test_same_input_same_page(make_page: Callable[..., str]) -> None:
-    assert make_page() == make_page()
+def test_same_input_same_page(shared_results: Path, page_text: str, tmp_path: Path) -> None:
+    write_report(tmp_path / "a.html", shared_results, tmp_path / "runs", gallery=False, now=NOW)
+    assert (tmp_path / "a.html").read_text() == page_text
 
 
-def test_page_is_small(make_page: Callable[..., str]) -> None:
-    assert len(make_page().encode()) < LIMIT / 8
+def test_page_is_small(page_text: str) -> None:
+    assert len(page_text.encode()) < LIMIT / 8
 
 
-def test_dagger_marks_the_row_that_is_not_comparable(make_page: Callable[..., str]) -> None:
-    text = make_page()
-    rows = re.findall(r'<tr id="t0-row\d+".*?</tr>', text, re.S)
+def test_dagger_marks_the_row_that_is_not_comparable(page_text: str) -> None:
+    rows = re.findall(r'<tr id="t0-row\d+".*?</tr>', page_text, re.S)
     assert ["†" in row for row in rows] == ["onerror" in row for row in rows]
     assert any("†" in row for row in rows)
 
 
-def test_paper_stands_beside_what_was_measured(make_page: Callable[..., str]) -> None:
-    text = make_page()
-    section = text[text.index('<section id="paper"') :]
+def test_paper_stands_beside_what_was_measured(page_text: str) -> None:
+    section = page_text[page_text.index('<section id="paper"') :]
     section = section[: section.index("</section>")]
     order = [section.index(word) for word in ("PGD-AT", "pgd_at", "TRADES", "trades (best)")]
     assert order == sorted(order)
     assert "84.62" in section and "85.00" in section
 
 
-def test_header_counts_what_is_there(make_page: Callable[..., str]) -> None:
-    text = make_page()
-    assert "4 models, 17 cells, 680 verdicts" in text
-    assert "2026-11-22 12:00 UTC" in text
+def test_header_counts_what_is_there(page_text: str) -> None:
+    assert "4 models, 17 cells, 680 verdicts" in page_text
+    assert "2026-11-22 12:00 UTC" in page_text
 
 
 @pytest.mark.parametrize(("verdict", "mark"), [("trusted", "✓"), ("broken", "✗")])
 def test_audit_marks_its_row_alone(
     make_page: Callable[..., str], add_audit: Any, verdict: str, mark: str
 ) -> None:
-    add_audit(("awp".encode().hex() + "0" * 64)[:64], verdict=verdict)
+    add_audit((b"awp".hex() + "0" * 64)[:64], verdict=verdict)
     rows = re.findall(r'<tr id="t0-row\d+".*?</tr>', make_page(), re.S)
     marked = [row for row in rows if f"{mark} {verdict}" in row]
     assert len(marked) == 1 and "awp (best)" in marked[0]
