@@ -112,7 +112,7 @@ def _subject(
             numerics.correct(
                 target.model, x, y, classes=record.classes, name=record.name, seed=seed
             )
-            for x, y in zip(sample.split(batch), labels.split(batch), strict=True)
+            for x, y in zip(torch.split(sample, batch), torch.split(labels, batch), strict=True)
         ]
     )
     if not right.any():

@@ -47,6 +47,7 @@ class StraightThrough(TorchFunctionMode):
 
 def step_functions(model: torch.nn.Module, images: Tensor) -> int:
     """How many step functions lie between the images and the logits, as far as torch tells."""
-    with torch.enable_grad(), StraightThrough() as mode:
+    mode = StraightThrough()
+    with torch.enable_grad(), mode:
         model(images.detach().requires_grad_())
     return mode.met

@@ -38,9 +38,10 @@ def determinism(subject: Subject) -> Finding:
         for logits in others:
             flipped |= logits.argmax(dim=1) != first.argmax(dim=1)
         changed = max(_change(first, logits) for logits in others)
-        # Reversed order and half the size: other neighbours for every image.
-        halves = images.flip(0).chunk(2)
-        company = torch.cat([subject.logits(half) for half in halves]).flip(0)
+        company = first.clone()
+        for every_second in (slice(0, None, 2), slice(1, None, 2)):  # other neighbours for each
+            if len(images[every_second]):
+                company[every_second] = subject.logits(images[every_second])
     moved = company.argmax(dim=1) != first.argmax(dim=1)
     dependence = _change(first, company)
     share, moved_share = float(flipped.float().mean()), float(moved.float().mean())

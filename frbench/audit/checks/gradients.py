@@ -14,7 +14,7 @@ from frbench.audit.ascent import (
     unit_cross_entropy,
     value_and_gradient,
 )
-from frbench.audit.findings import Finding, Verdict, beaten, grade, significant
+from frbench.audit.findings import Finding, Verdict, beaten, grade, significant, worst
 from frbench.audit.straight_through import StraightThrough, step_functions
 from frbench.audit.subject import Subject
 
@@ -60,25 +60,24 @@ def zero_gradients(subject: Subject) -> Finding:
 def linearity(subject: Subject) -> Finding:
     """The loss must rise where the gradient says, and about as much as it says.
 
-    Measured from the image along FGSM's direction. Broken if a step of eps/16 leaves cross-entropy
-    as it was or lower for more than half of the images, suspicious above 10 %; suspicious too if
-    over the whole eps the rise is mostly not what the gradient predicts while 10 % of the images
-    withstand white-box attacks.
+    Measured from the image along the sign of the gradient. Broken if a step of eps/16 leaves
+    cross-entropy as it was or lower for more than half of the images, suspicious above 10 %. One
+    step of eps is FGSM, which must not beat PGD. Suspicious too if over eps the rise of the margin
+    (cross-entropy bends even where logits are linear) is mostly not what its gradient predicts
+    while 10 % of the images withstand white-box attacks.
     """
-    images, labels = subject.images, subject.labels
-    with seeded(subject.seed):
-        gradient = _gradient(subject, images, cross_entropy)
-        base = _loss(subject, images)
-        far = (images + subject.eps * gradient.sign()).clamp(0, 1)
-        near = (images + _UPHILL_STEP * subject.eps * gradient.sign()).clamp(0, 1)
-        downhill = float((_loss(subject, near) <= base).double().mean())
-        rise = _loss(subject, far) - base
-    predicted = (gradient * (far - images)).double().flatten(1).sum(dim=1)
-    largest = torch.maximum(rise.abs(), predicted.abs()).clamp_min(1e-300)
-    error = float(((rise - predicted).abs() / largest).median())
-    fgsm = subject.share(subject.right(far))
-    verdict = grade(downhill, *_DOWNHILL)
-    reason = f"the gradient leads uphill for {1 - downhill:.0%} of {len(labels)} images"
+    images = subject.images
+    direction = _gradient(subject, images, cross_entropy).sign()
+    near = (images + _UPHILL_STEP * subject.eps * direction).clamp(0, 1)
+    risen = _loss(subject, near, cross_entropy) > _loss(subject, images, cross_entropy)
+    downhill = 1 - float(risen.double().mean())
+    fgsm = subject.right((images + subject.eps * direction).clamp(0, 1))
+    one_step, only = beaten(fgsm, subject.white_box())
+    error = _linearity_error(subject)
+    verdict = worst([grade(downhill, *_DOWNHILL), one_step])
+    reason = f"the gradient leads uphill for {1 - downhill:.0%} of {len(images)} images"
+    if one_step != "trusted":
+        reason += f"; one step breaks {only} images that PGD leaves"
     if verdict == "trusted" and error > _RUGGED and subject.share(subject.white_box()) > _CLAIMED:
         verdict = "suspicious"
         reason = f"rugged: the rise over eps is off by {error:.0%} of what the gradient predicts"
@@ -86,8 +85,26 @@ def linearity(subject: Subject) -> Finding:
         name="linearity",
         verdict=verdict,
         reason=reason,
-        numbers={"not uphill": downhill, "median linearity error": error, "fgsm": fgsm},
+        numbers={
+            "not uphill": downhill,
+            "median linearity error": error,
+            "fgsm": subject.share(fgsm),
+        },
     )
+
+
+def _linearity_error(subject: Subject) -> float:
+    """Median over images of |rise - predicted rise| / max(|rise|, |predicted rise|), in [0, 2].
+
+    Of the margin, over eps along the sign of its gradient.
+    """
+    images = subject.images
+    gradient = _gradient(subject, images, margin_loss)
+    far = (images + subject.eps * gradient.sign()).clamp(0, 1)
+    rise = _loss(subject, far, margin_loss) - _loss(subject, images, margin_loss)
+    predicted = (gradient * (far - images)).double().flatten(1).sum(dim=1)
+    largest = torch.maximum(rise.abs(), predicted.abs()).clamp_min(torch.finfo(rise.dtype).tiny)
+    return float(((rise - predicted).abs() / largest).median())
 
 
 def margin(subject: Subject) -> Finding:
@@ -166,10 +183,14 @@ def _against_cross_entropy(subject: Subject, name: str, loss: Loss, what: str) -
 
 
 def _gradient(subject: Subject, points: Tensor, loss: Loss) -> Tensor:
-    pairs = zip(points.split(subject.batch), subject.labels.split(subject.batch), strict=True)
+    """Gradients at `points`, one for each of the subject's images."""
+    pairs = zip(
+        torch.split(points, subject.batch), torch.split(subject.labels, subject.batch), strict=True
+    )
     return torch.cat([value_and_gradient(subject.model, x, y, loss)[1] for x, y in pairs])
 
 
-def _loss(subject: Subject, images: Tensor) -> Tensor:
-    """Cross-entropy an image in float64: small rises of a small loss would be lost in float32."""
-    return cross_entropy(subject.logits(images).double(), subject.labels)
+def _loss(subject: Subject, images: Tensor, loss: Loss) -> Tensor:
+    """Loss an image in float64: small rises of a small loss would be lost in float32."""
+    with seeded(subject.seed):
+        return loss(subject.logits(images).double(), subject.labels)
