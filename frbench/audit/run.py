@@ -17,7 +17,8 @@ from frbench.audit.report import AuditReport
 from frbench.audit.subject import Subject
 from frbench.data import Split
 from frbench.errors import InputError
-from frbench.evaluation import Target, numerics
+from frbench.evaluation import Target, costs, numerics
+from frbench.evaluation.progress import duration
 from frbench.evaluation.provenance import describe
 
 Check = Callable[[Subject], Finding]
@@ -36,6 +37,10 @@ CHECKS: tuple[Check, ...] = (
     blackbox.square,
     blackbox.transfer,
 )
+# For the forecast: gradients that all checks need of an image that PGD breaks at once, and of one
+# that it does not.
+_GRADIENTS_BROKEN, _GRADIENTS = 30, 350
+_PROBED = 32
 
 
 def audit(
@@ -77,6 +82,8 @@ def audit(
         labels = images.labels[:n].to(device)
         others = {source.record.name: source.model for source in sources}
         subject = _subject(target, sample, labels, others, eps=eps, seed=seed, batch=batch)
+        if console is not None:
+            _say(console, f"{name}: {_plan(subject)}")
         findings = _carry_out(checks, subject, name, console)
     return AuditReport(
         target=target.record.target,
@@ -144,11 +151,28 @@ def _carry_out(
         findings.append(finding)
         if console is not None:
             seconds = time.perf_counter() - begin
-            console.print(
+            _say(
+                console,
                 f"{name}: {number}/{len(checks)} {finding.name}: {finding.verdict}, "
                 f"{finding.reason} ({seconds:.1f} s)",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
             )
     return findings
+
+
+def _plan(subject: Subject) -> str:
+    """What is about to be done and how long it takes, from three steps of PGD on a few images."""
+    images, labels = subject.images[:_PROBED], subject.labels[:_PROBED]
+    speed = costs.measure(subject.model, images, labels, subject.eps)
+    surviving = speed.surviving * len(subject.images)
+    gradient = speed.forward + speed.backward
+    seconds = (len(subject.images) * _GRADIENTS_BROKEN + surviving * _GRADIENTS) * gradient
+    seconds += surviving * blackbox.QUERIES * speed.forward
+    others = ", ".join(subject.sources) or "no other model"
+    return (
+        f"{len(subject.images)} of {len(subject.sample)} images are correct, transfer from "
+        f"{others}; about {duration(seconds)} without transfer"
+    )
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
