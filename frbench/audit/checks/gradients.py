@@ -170,15 +170,15 @@ def _against_cross_entropy(subject: Subject, name: str, loss: Loss, what: str) -
         subject.survivors(Ascent(subject.eps, loss=loss).perturb),
         subject.single(),
     )
-    gap = subject.share(reference) - subject.share(survivors)
+    usual, left = subject.share(reference), subject.share(survivors)
     wins = int((reference & ~survivors).sum())
     losses = int((survivors & ~reference).sum())
-    verdict: Verdict = grade(gap, *_LOSS_GAP) if significant(wins, losses) else "trusted"
+    verdict: Verdict = grade(usual - left, *_LOSS_GAP) if significant(wins, losses) else "trusted"
     return Finding(
         name=name,
         verdict=verdict,
-        reason=f"PGD-20 on {what} lies {100 * gap:+.1f} points below PGD-20 on cross-entropy",
-        numbers={"cross-entropy": subject.share(reference), name: subject.share(survivors)},
+        reason=f"PGD-20 on {what} leaves {100 * left:.1f} %, on cross-entropy {100 * usual:.1f} %",
+        numbers={"cross-entropy": usual, name: left},
     )
 
 
