@@ -9,14 +9,19 @@ from typing import TypeVar
 from frbench.errors import InputError
 
 T = TypeVar("T")
+_SHOWN = 12
+"""Names that fit on a line."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a name that does not exist, naming the nearest known one."""
-    choices = sorted(known)
+    choices = sorted(set(known))
     near = difflib.get_close_matches(name.lower(), choices, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(choices) or 'none'}"
-    return InputError(f"unknown {kind} '{name}': {hint}")
+    if near:
+        return InputError(f"unknown {kind} '{name}': did you mean '{near[0]}'?")
+    more = f" and {len(choices) - _SHOWN} more" if len(choices) > _SHOWN else ""
+    shown = ", ".join(choices[:_SHOWN]) or "none"
+    return InputError(f"unknown {kind} '{name}': known: {shown}{more}")
 
 
 def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:

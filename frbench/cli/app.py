@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from frbench.cli import analyze as analyses
 from frbench.cli import data as datasets
@@ -55,8 +54,6 @@ app.command("new")(recipes.new)
 app.command("list")(listing.list_names)
 app.command("doctor")(listing.doctor)
 
-log = Console(stderr=True)
-
 
 @app.command()
 def train(
@@ -91,7 +88,7 @@ def evaluate(
         typer.Argument(metavar="TARGET...", help="A run, natural, file:PATH, robustbench:ID."),
     ],
     attacks: AttackList = "clean,fgsm,pgd20,cw,aa",
-    n: Annotated[int | None, typer.Option(help="Test images, from the first on.")] = None,
+    n: Annotated[int | None, typer.Option(min=1, help="Test images, from the first on.")] = None,
     norm: Annotated[str, typer.Option(help="Linf or L2.")] = "Linf",
     eps: Annotated[str | None, typer.Option(help="Radius in [0, 1], such as 8/255.")] = None,
     stages: Annotated[str | None, typer.Option(help="Of AutoAttack: apgd-ce,apgd-t,...")] = None,
@@ -99,7 +96,9 @@ def evaluate(
     normalization: Annotated[str | None, typer.Option(help="Of file: weights.")] = None,
     device: DeviceName = "auto",
     seed: Seed = 0,
-    batch: Annotated[int, typer.Option(help="Images a chunk; decides the random numbers.")] = 256,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Images a chunk; decides the random numbers.")
+    ] = 256,
     search: SearchMode = "exact",
     runs_dir: RunsDir = Path("runs"),
     results_dir: ResultsDir = boards.RESULTS,

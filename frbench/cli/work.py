@@ -11,6 +11,7 @@ from frbench.cli import leaderboard as boards
 from frbench.data import load_dataset
 from frbench.engine.device import Device, find_device
 from frbench.engine.plan import Plan, default_preset, parse_overrides, resolve
+from frbench.errors import InputError
 from frbench.evaluation import CellStore, resolve_target
 from frbench.evaluation import evaluate as fill
 from frbench.evaluation.search import PRECISION, Search
@@ -33,12 +34,12 @@ def train(
     where = find_device(device)
     plan = resolve(
         defense,
-        preset=_preset(preset, where),
+        preset=preset or default_preset(where.cuda),
         protocol=protocol,
         seed=seed,
         overrides=parse_overrides(overrides or []),
     )
-    _show_settings(plan)
+    _show_settings([plan], where, chosen=preset is not None)
     if estimate:
         return _print_estimate([plan], where, runs_dir, None, attacks=False)
     _announce([plan], where, runs_dir, None, attacks=False)
@@ -66,15 +67,18 @@ def evaluate(
     radius = None if eps is None else parse_eps(eps)
     norm = lookup("norm", norm, {"Linf": "Linf", "L2": "L2"})
     columns = parse_attacks(attacks, norm=norm, eps=radius, stages=stages)  # type: ignore[arg-type]
-    store = CellStore(results_dir)
-    for text in targets:
-        target = resolve_target(
+    mode, store = _search(search), CellStore(results_dir)
+    found = [  # all of them before the first attack, which may take hours
+        resolve_target(
             text,
             device=where.device,
             runs_dir=runs_dir,
             architecture=arch,
             normalization=normalization,
         )
+        for text in dict.fromkeys(targets)
+    ]
+    for target in found:
         if target.record.note:
             log.print(f"{target.record.name}: {target.record.note}")
         data = load_dataset(target.record.dataset)
@@ -87,7 +91,7 @@ def evaluate(
             n=n,
             seed=seed,
             batch=batch,
-            search=_search(search),
+            search=mode,
             console=log,
         )
     boards.leaderboard(results_dir=results_dir)
@@ -108,14 +112,16 @@ def bench(
 ) -> None:
     where, mode = find_device(device), _search(search)
     overrides = parse_overrides(w for w in words if "=" in w)
-    chosen = _preset(preset, where)
+    names = list(dict.fromkeys(w for w in words if "=" not in w))
+    if not names:
+        raise InputError("settings alone are no DEFENSE: name one, such as pgd_at epochs=10")
+    size = preset or default_preset(where.cuda)
     plans = [
-        resolve(name, preset=chosen, protocol=protocol, seed=number, overrides=overrides)
-        for name in dict.fromkeys(w for w in words if "=" not in w)
+        resolve(name, preset=size, protocol=protocol, seed=number, overrides=overrides)
+        for name in names
         for number in range(seed, seed + seeds)
     ]
-    for plan in plans:
-        _show_settings(plan)
+    _show_settings(plans, where, chosen=preset is not None)
     if estimate:
         return _print_estimate(plans, where, runs_dir, n, attacks=True)
     _announce(plans, where, runs_dir, n, attacks=True)
@@ -129,30 +135,25 @@ def _search(name: str) -> Search:
     return lookup("search", name, {mode: mode for mode in PRECISION})
 
 
-def _show_settings(plan: Plan) -> None:
-    """The resolved settings, one line a part."""
-    log.print(f"{plan.name} ({plan.protocol} protocol)")
-    settings = plan.settings()
-    parts = {"frame": settings["frame"], **settings["recipe"]["mechanisms"]}
-    parts |= {name: settings["recipe"][name] for name in ("objective", "attack")}
-    for name, values in parts.items():
-        text = ", ".join(f"{key}={_short(value)}" for key, value in values.items())
-        log.print(f"  {name}: {text}")
+def _show_settings(plans: list[Plan], device: Device, *, chosen: bool) -> None:
+    """The resolved settings of each plan, one line a part, and why it is this preset."""
+    if not chosen:
+        kind = "there is a GPU" if device.cuda else "there is no GPU"
+        log.print(f"preset {plans[0].preset}: {kind}; --preset chooses another")
+    for plan in plans:
+        log.print(f"{plan.name} ({plan.protocol} protocol)")
+        settings = plan.settings()
+        parts = {"frame": settings["frame"], **settings["recipe"]["mechanisms"]}
+        parts |= {name: settings["recipe"][name] for name in ("objective", "attack")}
+        for name, values in parts.items():
+            text = ", ".join(f"{key}={_short(value)}" for key, value in values.items())
+            log.print(f"  {name}: {text}")
 
 
 def _short(value: object) -> str:
     if isinstance(value, float):
         return format_length(value) if 0 < value < 0.2 else f"{value:g}"
     return str(value)
-
-
-def _preset(name: str | None, device: Device) -> str:
-    if name is not None:
-        return name
-    chosen = default_preset(device.cuda)
-    kind = "there is a GPU" if device.cuda else "there is no GPU"
-    log.print(f"preset {chosen}: {kind}; --preset chooses another")
-    return chosen
 
 
 def _announce(
