@@ -80,12 +80,17 @@ class ClaimStudy:
         return {"analysis": "claims", "claims": [claim.to_json() for claim in self.claims]}
 
     def table(self) -> Table:
-        """For the terminal; differences in percentage points."""
+        """For the terminal; differences in percentage points, intervals of 95 %."""
         table = Table(title="claims of the paper's Analysis", title_justify="left", show_lines=True)
-        for column in ("", "claim", "models", "measured [95 %]", "threshold", "paper", "finding"):
+        for column in ("", "claim and measurement", "finding"):
             table.add_column(column)
         for c in self.claims:
-            table.add_row(c.key, c.claim, c.models, c.measured, c.threshold, c.paper, c.verdict)
+            lines = (
+                c.claim,
+                f"{c.models}: {c.measured}",
+                f"asked: {c.threshold}; paper: {c.paper}",
+            )
+            table.add_row(c.key, "\n".join(lines), c.verdict)
         return table
 
     def save(self, out: Path) -> None:
