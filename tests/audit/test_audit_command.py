@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from frbench.audit.checks import behaviour, blackbox, gradients, sweeps
 from frbench.cli.audit import audit as command
 from frbench.data import Dataset
 from frbench.errors import InputError
-from frbench.evaluation import Target
+from frbench.evaluation import Target, resolve_target
 from frbench.models import WeightsMeta, save_weights
 from frbench.report.sources import Audit
 
@@ -27,7 +28,7 @@ def target(tiny: nn.Module, make_target: Callable[..., Target]) -> Target:
     return make_target(tiny, "tiny", "digits")
 
 
-def run_folder(root: Path, name: str, model: nn.Module) -> Path:
+def run_folder(root: Path, name: str, model: nn.Module, dataset: str = "digits") -> Path:
     """A finished run of the smoke preset, as far as a target needs it."""
     settings = {
         "defense": "pgd_at",
@@ -35,9 +36,9 @@ def run_folder(root: Path, name: str, model: nn.Module) -> Path:
         "protocol": "common",
         "seed": 0,
         "recipe": {"mechanisms": {}},
-        "frame": {"dataset": "digits"},
+        "frame": {"dataset": dataset},
     }
-    meta = WeightsMeta("tiny", 10, "digits", channels=_channels(model), extra={"epoch": 3})
+    meta = WeightsMeta("tiny", 10, dataset, channels=_channels(model), extra={"epoch": 3})
     save_weights(root / name / "best.safetensors", model.state_dict(), meta)
     info = {"settings": settings, "cost": {}, "finished": True}
     (root / name / "run.json").write_text(json.dumps(info))
@@ -90,8 +91,6 @@ def test_the_command_prints_json_alone_and_uses_the_other_runs_as_sources(
 
 
 def _changed(model: nn.Module) -> nn.Module:
-    import copy
-
     other = copy.deepcopy(model)
     with torch.no_grad():
         next(other.parameters()).mul_(1.01)
@@ -108,9 +107,18 @@ def test_unreadable_and_unfinished_runs_are_no_sources(
     assert default_sources(target, device=cpu, runs_dir=tmp_path) == []
 
 
-def test_a_source_of_other_data_is_refused(target: Target, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="knows cifar10, the audited model digits"):
-        named_sources(["natural"], target, device=torch.device("cpu"), runs_dir=tmp_path)
+def test_a_source_of_other_data_is_refused(tiny: nn.Module, target: Target, tmp_path: Path) -> None:
+    run_folder(tmp_path, "other", _changed(tiny), dataset="svhn")
+    with pytest.raises(InputError, match="knows svhn, the audited model digits"):
+        named_sources(["other"], target, device=torch.device("cpu"), runs_dir=tmp_path)
+
+
+def test_the_audited_model_is_no_source_of_itself(tiny: nn.Module, tmp_path: Path) -> None:
+    run = run_folder(tmp_path, "own", tiny)
+    target, cpu = resolve_target(str(run)), torch.device("cpu")
+    with pytest.raises(InputError, match="is the audited model itself"):
+        named_sources([str(run)], target, device=cpu, runs_dir=tmp_path)
+    assert default_sources(target, device=cpu, runs_dir=tmp_path) == []
 
 
 @pytest.mark.parametrize(
