@@ -45,12 +45,12 @@ def discover(package: str) -> tuple[dict[str, ModuleType], tuple[BrokenModule, .
             continue
         try:
             modules[path.stem] = importlib.import_module(f"{package}.{path.stem}")
-        except Exception as error:  # whatever a user's file raises must not stop the others
+        except (Exception, SystemExit) as error:  # a user's file must not stop the others
             broken.append(_explain(path, error))
     return modules, tuple(broken)
 
 
-def _explain(path: Path, error: Exception) -> BrokenModule:
+def _explain(path: Path, error: BaseException) -> BrokenModule:
     if isinstance(error, SyntaxError):
         return BrokenModule(path, error.lineno or 1, f"syntax error: {error.msg}")
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]

@@ -1,0 +1,129 @@
+"""What was measured is never lost: old or new after a failure, and nothing in between."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from frbench import storage
+from frbench.errors import FrbenchError
+
+
+def _failing(number: int):
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.ENOSPC, "no space left on the device; free some"),
+        (errno.EDQUOT, "quota"),
+        (errno.EACCES, "permission denied; choose a folder"),
+        (errno.EROFS, "read-only"),
+        (errno.EIO, os.strerror(errno.EIO)),
+    ],
+)
+@pytest.mark.parametrize("call", ["fsync", "replace", "fdopen"])
+def test_a_failed_write_keeps_the_old_file_and_says_why(
+    call: str, number: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cell.json"
+    storage.write_json(path, {"old": 1})
+    before = path.read_bytes()
+    monkeypatch.setattr(os, call, _failing(number))
+    with pytest.raises(FrbenchError) as raised:
+        storage.write_json(path, {"new": 2})
+    message = str(raised.value)
+    assert str(path) in message and says in message and "\n" not in message
+    assert raised.value.exit_code == 1
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["cell.json"]
+
+
+def test_a_path_through_a_file_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for act in (
+        lambda path: storage.write_text(path, "text"),
+        lambda path: storage.locked(path).__enter__(),
+    ):
+        with pytest.raises(FrbenchError, match="a part of the path is a file"):
+            act(tmp_path / "file" / "below.json")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_interrupt_while_writing_leaves_no_scrap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        storage.write_text(tmp_path / "table.md", "half")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_are_synced_before_they_are_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda *a, name=name, real=real: (calls.append(name), real(*a))[1]
+        )
+    storage.write_bytes(tmp_path / "a", b"content")
+    assert calls == ["fsync", "replace"]
+
+
+def test_files_have_the_permissions_of_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        storage.write_text(tmp_path / "a", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_lock_is_held_by_one_process_and_dropped_with_it(tmp_path: Path) -> None:
+    lock = tmp_path / "folder" / ".lock"
+    script = (
+        "import sys, pathlib; from frbench import storage\n"
+        "with storage.locked(pathlib.Path(sys.argv[1])):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(lock)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    with pytest.raises(storage.Busy, match="another process holds"):
+        storage.locked(lock, wait=False).__enter__()
+    holder.kill()
+    holder.communicate()
+    with storage.locked(lock, wait=False):
+        pass
+
+
+def test_digests_do_not_depend_on_the_order_of_keys() -> None:
+    one, two = {"a": 1, "b": [1, 2]}, {"b": [1, 2], "a": 1}
+    assert storage.canonical_digest(one) == storage.canonical_digest(two)
+    assert storage.canonical_digest(one) != storage.canonical_digest({"a": 1, "b": [2, 1]})
+
+
+def test_a_files_digest_is_that_of_its_content(tmp_path: Path) -> None:
+    storage.write_json(tmp_path / "a.json", {"x": 1})
+    content = (tmp_path / "a.json").read_bytes()
+    assert storage.sha256_file(tmp_path / "a.json") == storage.sha256(content)
+    assert json.loads(content) == {"x": 1} and content.endswith(b"\n")
