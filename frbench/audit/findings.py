@@ -41,15 +41,16 @@ def grade(value: float, suspicious: float, broken: float) -> Verdict:
     return "suspicious" if value > suspicious else "trusted"
 
 
-def beaten(weaker: Tensor, stronger: Tensor) -> tuple[Verdict, int]:
+def beaten(weaker: Tensor, stronger: Tensor, sampled: int) -> tuple[Verdict, int]:
     """Whether an attack that ought to be weaker beats one that ought to be stronger.
 
     Broken if it breaks more images and chance does not explain it (McNemar's exact test, one-sided,
-    0.001); suspicious if it alone breaks at least 3 images and 3 % of them all.
+    0.001); suspicious if it alone breaks at least 3 images and 3 % of the sample.
 
     Args:
         weaker: which images survive it, bool (n,).
         stronger: the same images under the other attack, bool (n,).
+        sampled: images of the sample, n and those that were wrong before any attack.
 
     Returns:
         The verdict, and how many images only the weaker attack breaks.
@@ -58,7 +59,7 @@ def beaten(weaker: Tensor, stronger: Tensor) -> tuple[Verdict, int]:
     only_stronger = int((weaker & ~stronger).sum())
     if only_weaker > only_stronger and significant(only_weaker, only_stronger):
         return "broken", only_weaker
-    odd = only_weaker >= max(ODD_IMAGES, ODD_SHARE * len(weaker))
+    odd = only_weaker >= max(ODD_IMAGES, ODD_SHARE * sampled)
     return ("suspicious" if odd else "trusted"), only_weaker
 
 

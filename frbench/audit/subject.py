@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from frbench.attacks import seeded
+from frbench.attacks.margin import margin
 from frbench.audit.ascent import Ascent
 
 # Random starts of the white-box attack that weaker attacks must not beat.
@@ -41,7 +42,7 @@ class Subject:
     seed: int = 0
     batch: int = 128
     sources: Mapping[str, nn.Module] = field(default_factory=dict)
-    _restarts: list[Tensor] = field(default_factory=list)
+    _known: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def share(self, verdicts: Tensor) -> float:
         """True entries as a share of all sampled images: an accuracy, if they mean correct."""
@@ -80,7 +81,8 @@ class Subject:
 
     def restarts(self) -> list[Tensor]:
         """Survivors of PGD-20 on cross-entropy after 1, 2, ... random starts; computed once."""
-        if not self._restarts:
+        if "restarts" not in self._known:
+            found = []
             alive = torch.ones_like(self.labels, dtype=torch.bool)
             for restart in range(RESTARTS):
                 alive = alive.clone()
@@ -88,16 +90,26 @@ class Subject:
                     rest = self._only(self.images[alive], self.labels[alive])
                     seed = self.seed + 100 * restart
                     alive[alive.clone()] = rest.survivors(Ascent(self.eps).perturb, seed=seed)
-                self._restarts.append(alive)
-        return self._restarts
+                found.append(alive)
+            self._known["restarts"] = found
+        return self._known["restarts"]
 
-    def single(self) -> Tensor:
+    def cross_entropy(self) -> Tensor:
         """Survivors of PGD-20 on cross-entropy with one random start."""
         return self.restarts()[0]
 
+    def margin(self) -> Tensor:
+        """Survivors of PGD-20 on the margin with the same random start; computed once."""
+        if "margin" not in self._known:
+            self._known["margin"] = [self.survivors(Ascent(self.eps, loss=margin).perturb)]
+        return self._known["margin"][0]
+
     def white_box(self) -> Tensor:
-        """Survivors of PGD-20 on cross-entropy with all random starts."""
-        return self.restarts()[-1]
+        """Survivors of both: cross-entropy with all random starts, and the margin.
+
+        With both losses, what a black-box attack wins is due to gradients and not to a loss.
+        """
+        return self.restarts()[-1] & self.margin()
 
     def chunks(self) -> list[Subject]:
         """The subject in parts of at most `batch` images; shares still refer to all."""
@@ -105,7 +117,7 @@ class Subject:
         return [self._only(images, labels) for images, labels in pairs]
 
     def _only(self, images: Tensor, labels: Tensor) -> Subject:
-        return replace(self, images=images, labels=labels, _restarts=[])
+        return replace(self, images=images, labels=labels, _known={})
 
     def _parts(self, values: Tensor) -> tuple[Tensor, ...]:
         """Even parts of at most `batch` images: BatchNorm in train mode takes no single image."""

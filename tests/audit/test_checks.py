@@ -114,7 +114,7 @@ def test_attacks_that_need_no_gradient_beat_gradients_that_are_zero(subject: Sub
     quantized = wrapped(subject, lambda net, x: net((x * 7).round() / 7))
     assert gradients.straight_through(quantized).verdict == "broken"
     assert blackbox.square(quantized).verdict != "trusted"
-    honest = replace(quantized, sources={"honest": subject.model}, _restarts=[])
+    honest = replace(quantized, sources={"honest": subject.model}, _known={})
     finding = blackbox.transfer(honest)
     assert finding.verdict == "broken" and "honest" in finding.reason
 

@@ -27,15 +27,15 @@ def test_a_bound_itself_is_still_allowed(value: float, verdict: str) -> None:
 
 
 def test_a_weaker_attack_that_breaks_many_more_images_means_broken() -> None:
-    assert beaten(survivors(range(0, 20)), survivors(range(0, 2))) == ("broken", 18)
+    assert beaten(survivors(range(0, 20)), survivors(range(0, 2)), 60) == ("broken", 18)
 
 
 def test_a_weaker_attack_that_alone_breaks_a_few_images_is_suspicious() -> None:
-    assert beaten(survivors(range(10, 14)), survivors(range(0, 10))) == ("suspicious", 4)
+    assert beaten(survivors(range(10, 14)), survivors(range(0, 10)), 60) == ("suspicious", 4)
 
 
 def test_an_odd_image_broken_by_a_weaker_attack_alone_is_luck() -> None:
-    assert beaten(survivors(range(9, 12)), survivors(range(0, 10))) == ("trusted", 2)
+    assert beaten(survivors(range(9, 12)), survivors(range(0, 10)), 60) == ("trusted", 2)
 
 
 def test_ten_images_to_none_is_more_than_chance_and_nine_is_not() -> None:

@@ -98,7 +98,7 @@ def batchnorm(subject: Subject) -> Finding:
     reason = f"clean accuracy changes by {100 * gap:+.1f} points with the batch's own statistics"
     if subject.white_box().any():
         survivors = subject.survivors(Ascent(subject.eps).perturb, model=twin)
-        attacked, only = beaten(survivors, subject.white_box())
+        attacked, only = beaten(survivors, subject.white_box(), len(subject.sample))
         numbers["attacked through batch statistics"] = subject.share(survivors)
         numbers["broken only through batch statistics"] = only
         if attacked != "trusted":

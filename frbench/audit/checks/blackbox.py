@@ -20,7 +20,7 @@ _TRANSFER_STEPS = 10
 def square(subject: Subject) -> Finding:
     """Square, which sees only logits, must not beat the white-box attack.
 
-    pyautoattack's Square with 300 queries against PGD-20 with 5 starts; see `beaten`.
+    pyautoattack's Square with 300 queries against `Subject.white_box`; see `beaten`.
     """
     if not subject.white_box().any():
         return nothing_left("square")
@@ -39,7 +39,7 @@ def square(subject: Subject) -> Finding:
         return adversarial
 
     survivors = subject.survivors(perturb)
-    verdict, only = beaten(survivors, subject.white_box())
+    verdict, only = beaten(survivors, subject.white_box(), len(subject.sample))
     return Finding(
         name="square",
         verdict=verdict,
@@ -51,7 +51,7 @@ def square(subject: Subject) -> Finding:
 def transfer(subject: Subject) -> Finding:
     """Images made adversarial on another model must not beat the white-box attack.
 
-    PGD-10 on each of the other models; see `beaten`.
+    PGD-10 on each of the other models against `Subject.white_box`; see `beaten`.
     """
     if not subject.sources:
         return Finding(
@@ -65,7 +65,7 @@ def transfer(subject: Subject) -> Finding:
     attack = Ascent(subject.eps, steps=_TRANSFER_STEPS)
     for name, source in subject.sources.items():
         survivors = subject.survivors(attack.last, model=source)
-        verdict, broken_only[name] = beaten(survivors, subject.white_box())
+        verdict, broken_only[name] = beaten(survivors, subject.white_box(), len(subject.sample))
         verdicts.append(verdict)
         numbers[f"from {name}"] = subject.share(survivors)
     strongest = max(broken_only, key=broken_only.__getitem__)

@@ -14,7 +14,7 @@ from frbench.audit.ascent import (
     unit_cross_entropy,
     value_and_gradient,
 )
-from frbench.audit.findings import Finding, Verdict, beaten, grade, significant, worst
+from frbench.audit.findings import Finding, beaten, grade, significant, worst
 from frbench.audit.straight_through import StraightThrough, step_functions
 from frbench.audit.subject import Subject
 
@@ -72,7 +72,7 @@ def linearity(subject: Subject) -> Finding:
     risen = _loss(subject, near, cross_entropy) > _loss(subject, images, cross_entropy)
     downhill = 1 - float(risen.double().mean())
     fgsm = subject.right((images + subject.eps * direction).clamp(0, 1))
-    one_step, only = beaten(fgsm, subject.white_box())
+    one_step, only = beaten(fgsm, subject.white_box(), len(subject.sample))
     error = _linearity_error(subject)
     verdict = worst([grade(downhill, *_DOWNHILL), one_step])
     reason = f"the gradient leads uphill for {1 - downhill:.0%} of {len(images)} images"
@@ -113,7 +113,7 @@ def margin(subject: Subject) -> Finding:
     Both have 20 steps and the same random start. Suspicious beyond 10 points, broken beyond 20, if
     chance does not explain it.
     """
-    return _against_cross_entropy(subject, "margin", margin_loss, "the margin")
+    return _against_cross_entropy(subject, "margin", subject.margin(), "the margin")
 
 
 def logit_scale(subject: Subject) -> Finding:
@@ -122,7 +122,8 @@ def logit_scale(subject: Subject) -> Finding:
     Cross-entropy of logits that lie 100 apart has the gradient 0 in float32. Bounds as for the
     margin.
     """
-    found = _against_cross_entropy(subject, "logit scale", unit_cross_entropy, "unit-scale logits")
+    survivors = subject.survivors(Ascent(subject.eps, loss=unit_cross_entropy).perturb)
+    found = _against_cross_entropy(subject, "logit scale", survivors, "unit-scale logits")
     logits = subject.logits(subject.images)
     spread = float((logits.amax(dim=1) - logits.amin(dim=1)).median())
     certain = float((cross_entropy(logits, subject.labels) == 0).float().mean())
@@ -143,7 +144,7 @@ def straight_through(subject: Subject) -> Finding:
         return nothing_left(name)
     attack = Ascent(subject.eps, surrogate=StraightThrough)
     survivors = subject.survivors(attack.perturb)
-    verdict, only = beaten(survivors, subject.white_box())
+    verdict, only = beaten(survivors, subject.white_box(), len(subject.sample))
     return Finding(
         name=name,
         verdict=verdict,
@@ -163,20 +164,15 @@ def white_box_number(subject: Subject) -> dict[str, float]:
     return {"white-box": subject.share(subject.white_box())}
 
 
-def _against_cross_entropy(subject: Subject, name: str, loss: Loss, what: str) -> Finding:
-    if not subject.single().any():
-        return nothing_left(name)
-    survivors, reference = (
-        subject.survivors(Ascent(subject.eps, loss=loss).perturb),
-        subject.single(),
-    )
+def _against_cross_entropy(subject: Subject, name: str, survivors: Tensor, what: str) -> Finding:
+    reference = subject.cross_entropy()
     usual, left = subject.share(reference), subject.share(survivors)
     wins = int((reference & ~survivors).sum())
     losses = int((survivors & ~reference).sum())
-    verdict: Verdict = grade(usual - left, *_LOSS_GAP) if significant(wins, losses) else "trusted"
+    far = significant(wins, losses)
     return Finding(
         name=name,
-        verdict=verdict,
+        verdict=grade(usual - left, *_LOSS_GAP) if far else "trusted",
         reason=f"PGD-20 on {what} leaves {100 * left:.1f} %, on cross-entropy {100 * usual:.1f} %",
         numbers={"cross-entropy": usual, name: left},
     )
