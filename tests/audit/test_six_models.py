@@ -30,9 +30,9 @@ def test_a_fault_around_a_robust_model_is_called_broken(
     target, other = make_target(fault(robust["pgd_at"])), make_target(robust["at_fr"], "at_fr")
     report = audit(target, cifar10, n=IMAGES, sources=[other])
     assert report.verdict == "broken"
-    witness = "determinism" if "Random" in fault.__name__ else "zero gradients"
-    assert finding(report, witness).verdict == "broken"
-    assert finding(report, "eps").verdict == "broken"
+    random = "Random" in fault.__name__
+    for witness in ("determinism",) if random else ("zero gradients", "linearity", "eps"):
+        assert finding(report, witness).verdict == "broken"
 
 
 @pytest.mark.parametrize(("name", "other"), [("pgd_at", "at_fr"), ("at_fr", "pgd_at")])
@@ -55,7 +55,7 @@ def test_the_natural_model_is_honestly_not_robust(
         raise FrbenchError("the test brings its own images")
 
     monkeypatch.setattr(targets, "load_dataset", no_data)
-    report = audit(resolve_target("natural"), cifar10, n=8)
+    report = audit(resolve_target("natural"), cifar10, n=6)
     assert report.verdict != "broken", report.reasons
     steps = finding(report, "steps").numbers["accuracy"]
     assert isinstance(steps, list) and steps[-1] == 0
