@@ -1,0 +1,93 @@
+"""What commands print: data alone on stdout, help with examples, lists of what there is."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+COMMANDS = (
+    "train",
+    "evaluate",
+    "bench",
+    "leaderboard",
+    "compare",
+    "check",
+    "verify",
+    "new",
+    "list",
+    "doctor",
+    "data fetch",
+    "data verify",
+    "analyze lowpass",
+    "analyze spectrum",
+    "analyze kernels",
+    "analyze curves",
+    "analyze fourier",
+    "analyze claims",
+    "export robustbench",
+    "baselines refresh",
+)
+WITH_EXAMPLE = ("train", "evaluate", "bench", "check", "verify", "new", "list", "data fetch")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, frbench) -> None:
+    ended = frbench(*command.split(), "--help")
+    assert (ended.code, ended.err) == (0, "")
+    if command in WITH_EXAMPLE:
+        assert f"frbench {command}" in ended.out.split("Usage:")[1].split("\n", 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("what", "holds"),
+    [
+        ("defenses", ("at_fr_swa", "fr.weight=", "attack.steps=10", "forward units a step")),
+        ("attacks", ("pgd20", "Linf", "apgd-ce, apgd-t, fab-t, square", "torchattacks")),
+        ("models", ("resnet18", "wrn-34-10", "timm:NAME")),
+        ("datasets", ("cifar10", "digits")),
+        ("presets", ("quick", "smoke", "architecture=tiny")),
+    ],
+)
+def test_a_list_shows_what_there_is(what, holds, frbench, world) -> None:
+    ended = frbench("list", what)
+    assert (ended.code, ended.err) == (0, "")
+    assert [text for text in holds if text not in ended.out] == []
+
+
+def test_json_alone_is_on_stdout(frbench, world) -> None:
+    ended = frbench("leaderboard", "--format", "json", "--write")
+    board = json.loads(ended.out)
+    assert [row["label"] for row in board["tables"][0]["rows"]] == ["pgd_at (best)"]
+    assert ended.code == 0 and len(ended.err.splitlines()) == 4
+
+
+def test_csv_alone_is_on_stdout(frbench, world) -> None:
+    ended = frbench("leaderboard", "--format", "csv")
+    first, *others = list(csv.reader(io.StringIO(ended.out)))
+    assert ended.err == "" and others
+    assert {len(row) for row in others} == {len(first)}
+
+
+@pytest.mark.parametrize(
+    ("form", "begins"), [("markdown", ("#", "|", "**")), ("latex", ("%", "\\"))]
+)
+def test_documents_alone_are_on_stdout(form, begins, frbench, world) -> None:
+    ended = frbench("leaderboard", "--format", form)
+    assert ended.code == 0 and ended.err == "" and "\x1b" not in ended.out
+    assert ended.out.lstrip().startswith(begins)
+
+
+def test_a_finished_run_is_named_on_stdout_alone(frbench, world, run_name) -> None:
+    ended = frbench("train", "pgd_at", "--preset", "smoke", "epochs=2")
+    assert (ended.code, ended.out) == (0, f"runs/{run_name}\n")
+    assert "trained already, reused" in ended.err
+
+
+def test_an_estimate_writes_nothing(frbench, world, contents) -> None:
+    before = contents(world)
+    ended = frbench("bench", "at_fr_swa", "--preset", "smoke", "--estimate")
+    assert ended.code == 0 and "in all" in ended.out.splitlines()[-1]
+    assert contents(world) == before
