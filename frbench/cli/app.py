@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from frbench.cli import analyze as analyses
+from frbench.cli import audit as audits
 from frbench.cli import data as datasets
 from frbench.cli import leaderboard as boards
 from frbench.cli import listing, outcome, recipes
+from frbench.cli import report as reports
 from frbench.cli import verify as verification
 from frbench.cli.options import (
     AttackList,
@@ -48,6 +50,8 @@ app.command("leaderboard")(boards.leaderboard)
 app.command("compare")(boards.compare)
 for _name in ("lowpass", "spectrum", "kernels", "curves", "fourier", "claims"):
     _analyze.command(_name)(getattr(analyses, _name))
+app.command("report")(reports.report)
+app.command("audit")(audits.audit)
 app.command("check")(recipes.check)
 app.command("verify")(verification.verify)
 app.command("new")(recipes.new)

@@ -45,7 +45,7 @@ class Device:
         """Let cuDNN search for the fastest kernels, and keep float32 convolutions float32."""
         if self.cuda:
             torch.backends.cudnn.benchmark = True
-            torch.backends.cudnn.allow_tf32 = self.precision != "fp32"
+            torch.backends.cudnn.allow_tf32 = False
 
     def place(self, model: nn.Module) -> nn.Module:
         """The model on this device in channels-last layout, which is faster on both kinds."""
