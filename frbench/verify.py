@@ -311,6 +311,7 @@ def _own(plan: Plan, cells: Iterable[Cell]) -> dict[str, Cell]:
         cell.attack.name: cell
         for cell in cells
         if cell.complete
+        and cell.precision == "fp32"
         and cell.model.defense == plan.defense
         and cell.model.weights == "best"
         and _is_run_of(plan, cell.model.target.partition("@")[0])

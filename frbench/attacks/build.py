@@ -2,6 +2,8 @@
 
 What the libraries do behind the caller's back is undone here: both use torch's global generators,
 torchattacks switches the model's mode and prints, pyautoattack seeds from the clock by default.
+They are imported where they are called: a command that finds its cells finished needs neither, and
+torchattacks takes longer to import than such a command to run.
 """
 
 from __future__ import annotations
@@ -10,11 +12,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import torch
-import torchattacks
-from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
-from frbench.attacks.margin import MarginPGD
 from frbench.attacks.spec import AttackSpec
 from frbench.errors import InputError
 
@@ -85,6 +84,10 @@ def _gradient_attack(spec: AttackSpec, model: nn.Module, device: torch.device) -
     """FGSM, PGD or the margin attack; the column `clean` leaves images as they are."""
     if spec.name == "clean":
         return lambda images, labels: images
+    import torchattacks
+
+    from frbench.attacks.margin import MarginPGD
+
     with contextlib.redirect_stdout(None):  # it prints when a model has no parameters
         if spec.name == "fgsm":
             attack = torchattacks.FGSM(model, eps=spec.eps)
@@ -109,6 +112,8 @@ def _autoattack_stage(
     spec: AttackSpec, stage: str, model: nn.Module, device: torch.device, seed: int, classes: int
 ) -> Attacker:
     """One stage with the settings of the standard version, as its own run would call it."""
+    from pyautoattack import AutoAttack
+
     suite = AutoAttack(model, device=device, eps=spec.eps, norm=spec.norm, seed=seed)
     suite.apgd.loss = "ce"
     suite.fab.targeted = True
