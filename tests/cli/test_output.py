@@ -16,6 +16,8 @@ COMMANDS = (
     "compare",
     "check",
     "verify",
+    "audit",
+    "report",
     "new",
     "list",
     "doctor",
