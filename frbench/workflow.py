@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -43,10 +44,12 @@ def forecast(
     seconds = 0.0
     for plan in sorted(plans, key=lambda p: p.average is None):
         run = find_run(runs_dir, plan)
-        data = load_dataset(plan.frame.dataset)
-        if (run is None or not run.finished()) and plan.trajectory not in trainings:
+        if run is not None and run.finished():
+            continue
+        data = _dataset(plan.frame.dataset)
+        if plan.trajectory not in trainings:
             trainings[plan.trajectory] = estimate(plan, data, device)
-        if attacks and run is None:
+        if attacks:
             seconds += _attack_seconds(plan, data, device, n)
     return Forecast(tuple(trainings.values()), seconds)
 
@@ -85,6 +88,9 @@ def _attack_seconds(plan: Plan, data: Dataset, device: Device, n: int | None) ->
             images_left = (aa if stage == "apgd-ce" else aa // 2) if name == "aa" else 2 * cheap
             seconds += speed.seconds(spec, stage, images_left)
     return seconds
+
+
+_dataset = functools.cache(load_dataset)  # read and verified once a command
 
 
 class TrainingDisplay:
@@ -141,7 +147,7 @@ def train(plan: Plan, device: Device, runs_dir: Path, console: Console) -> RunFo
     if run is not None and run.finished():
         console.print(f"{run.name}: trained already, reused", highlight=False)
         return run
-    data = load_dataset(plan.frame.dataset)
+    data = _dataset(plan.frame.dataset)
     run = run or open_run(runs_dir, plan)
     with storage.locked(run.lock(), wait=False):
         display = TrainingDisplay(console, run.name, plan.frame.epochs)
@@ -179,7 +185,7 @@ def attack_run(
         n: test images in every column; None for the preset's own numbers.
         search: `exact` or `fast`, see `frbench.evaluation.search`.
     """
-    preset, data = find_preset(plan.preset), load_dataset(plan.frame.dataset)
+    preset, data = find_preset(plan.preset), _dataset(plan.frame.dataset)
     headline = headline_view(plan.settings()["recipe"]["mechanisms"])
     columns = specs()  # 8/255 whatever the recipe trained with: one threat model for all rows
     aa = columns.pop("aa")
