@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -46,7 +45,7 @@ def forecast(
         run = find_run(runs_dir, plan)
         if run is not None and run.finished():
             continue
-        data = _dataset(plan.frame.dataset)
+        data = load_dataset(plan.frame.dataset)
         if plan.trajectory not in trainings:
             trainings[plan.trajectory] = estimate(plan, data, device)
         if attacks:
@@ -88,9 +87,6 @@ def _attack_seconds(plan: Plan, data: Dataset, device: Device, n: int | None) ->
             images_left = (aa if stage == "apgd-ce" else aa // 2) if name == "aa" else 2 * cheap
             seconds += speed.seconds(spec, stage, images_left)
     return seconds
-
-
-_dataset = functools.cache(load_dataset)  # read and verified once a command
 
 
 class TrainingDisplay:
@@ -147,7 +143,7 @@ def train(plan: Plan, device: Device, runs_dir: Path, console: Console) -> RunFo
     if run is not None and run.finished():
         console.print(f"{run.name}: trained already, reused", highlight=False)
         return run
-    data = _dataset(plan.frame.dataset)
+    data = load_dataset(plan.frame.dataset)
     run = run or open_run(runs_dir, plan)
     with storage.locked(run.lock(), wait=False):
         display = TrainingDisplay(console, run.name, plan.frame.epochs)
@@ -185,7 +181,7 @@ def attack_run(
         n: test images in every column; None for the preset's own numbers.
         search: `exact` or `fast`, see `frbench.evaluation.search`.
     """
-    preset, data = find_preset(plan.preset), _dataset(plan.frame.dataset)
+    preset, data = find_preset(plan.preset), load_dataset(plan.frame.dataset)
     headline = headline_view(plan.settings()["recipe"]["mechanisms"])
     columns = specs()  # 8/255 whatever the recipe trained with: one threat model for all rows
     aa = columns.pop("aa")
