@@ -6,7 +6,10 @@ import functools
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
+
+import torch
 
 import frbench
 from frbench.discovery import PROJECT_ROOT
@@ -28,6 +31,17 @@ def provenance(device: str) -> dict[str, Any]:
         "commit": commit(),
         "versions": {name: library_version(name) for name in LIBRARIES},
     }
+
+
+@functools.cache
+def hardware_name(device: torch.device) -> str:
+    """`NVIDIA H100 80GB HBM3`, or the processor's model name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from frbench.errors import InputError
+from frbench.provenance import hardware_name
 
 Precision = Literal["fp32", "bf16"]
 Compile = Literal["auto", "on", "off"]
@@ -53,9 +53,8 @@ class Device:
 
     def describe(self) -> str:
         """Name of the hardware, for people and provenance."""
-        if self.cuda:
-            return str(torch.cuda.get_device_name(self.device))
-        return f"{processor_name()}, {torch.get_num_threads()} threads"
+        name = hardware_name(self.device)
+        return name if self.cuda else f"{name}, {torch.get_num_threads()} threads"
 
 
 def find_device(name: str = "auto", precision: str = "auto", compile_: Compile = "auto") -> Device:
@@ -83,15 +82,3 @@ def find_device(name: str = "auto", precision: str = "auto", compile_: Compile =
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" else "fp32"
     return Device(device, precision, compile_)  # type: ignore[arg-type]
-
-
-def processor_name() -> str:
-    """The CPU's model name, where the system tells."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

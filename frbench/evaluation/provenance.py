@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import platform
-import subprocess
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from frbench.attacks import AttackSpec
-from frbench.discovery import PROJECT_ROOT
 from frbench.evaluation.cells import Cell
+from frbench.provenance import commit, hardware_name, library_version
 
 # Raised when the meaning of a verdict changes, so that older cells are not taken for new ones.
 MATRIX_VERSION = "1"
@@ -26,28 +22,23 @@ _DECIDING = {
 }
 
 
-def version(package: str) -> str:
-    """Version of an installed package without the local part: `2.11.0` for `2.11.0+cu130`."""
-    return metadata.version(package).split("+")[0]
-
-
 def deciding_versions(spec: AttackSpec) -> dict[str, str]:
     """The versions that can change a verdict of this attack; they enter the cell's key."""
     packages = ("torch", *_DECIDING[spec.library])
-    return {"matrix": MATRIX_VERSION, **{package: version(package) for package in packages}}
+    return {"matrix": MATRIX_VERSION, **{package: library_version(package) for package in packages}}
 
 
 def describe(device: torch.device) -> dict[str, Any]:
     """Device, system, versions and commit, for the record."""
     return {
-        "device": device_name(device),
+        "device": hardware_name(device),
         "threads": torch.get_num_threads(),
         "host": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchattacks": version("torchattacks"),
-        "pyautoattack": version("pyautoattack"),
-        "commit": _commit(),
+        "torchattacks": library_version("torchattacks"),
+        "pyautoattack": library_version("pyautoattack"),
+        "commit": commit(),
         "seeding": SEEDING,
     }
 
@@ -57,25 +48,4 @@ def record(cell: Cell, device: torch.device) -> None:
     before = str(cell.provenance.get("device", ""))
     cell.provenance = describe(device)
     devices = [name for name in before.split("; ") if name]
-    cell.provenance["device"] = "; ".join(dict.fromkeys([*devices, device_name(device)]))
-
-
-@functools.cache
-def device_name(device: torch.device) -> str:
-    """`NVIDIA H100 80GB HBM3`, or the processor's model name."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-@functools.cache
-def _commit() -> str | None:
-    command = ["git", "-C", str(PROJECT_ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()
+    cell.provenance["device"] = "; ".join(dict.fromkeys([*devices, hardware_name(device)]))
