@@ -225,8 +225,10 @@ def test_a_forecast_writes_nothing_and_ends_with_the_work(
 
     assert len(lines(attacks=True)) == 3 and "in all" in lines(attacks=True)[-1]
     assert _times(tmp_path) == {}
-    bench("pgd_at")
-    assert lines(attacks=False) == ["nothing left to compute"]
+    (run,) = bench("pgd_at").runs
+    assert lines(attacks=True) == ["nothing left to compute"]
+    run.write_info({**run.info(), "finished": False})
+    assert "attacks: about" in lines(attacks=True)[1]  # nothing of an unfinished run is attacked
 
 
 @pytest.mark.usefixtures("few_stages")
