@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
@@ -67,12 +67,11 @@ class RunFolder:
         except FileNotFoundError:
             raise InputError(f"{self.path} is not a run: it has no run.json") from None
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"damaged run: {path}: {error}; move it away and train again"
-            ) from None
-        if not isinstance(info, dict) or "settings" not in info:
+            raise InputError(f"damaged run {path}: {error}; move it away and train again") from None
+        settings = info.get("settings") if isinstance(info, dict) else None
+        if not isinstance(settings, dict) or "recipe" not in settings:
             raise InputError(f"damaged run {path}: no settings; move it away, train again")
-        return info
+        return cast(dict[str, Any], info)
 
     def finished(self) -> bool:
         """Whether training reached its last epoch."""

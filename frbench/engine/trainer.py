@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -124,7 +124,7 @@ class Trainer:
             return
         tensors, self.progress = saved
         own = self._tensors()
-        if own.keys() != tensors.keys():
+        if _shapes(own) != _shapes(tensors):
             raise FrbenchError(
                 f"checkpoint of {self.folder.path} belongs to another recipe or model; "
                 "move the folder away to train this one"
@@ -263,6 +263,10 @@ class Trainer:
                 "forward_units": self.plan.recipe.forward_units(),
             },
         }
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def initial_model(plan: Plan, meta: WeightsMeta, device: Device) -> Normalized:
