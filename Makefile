@@ -20,7 +20,8 @@ help: ## show this
 setup: $(READY) ## environment in .venv from requirements.lock
 
 # uv from the PATH if there is one, else from PyPI into the environment. torchattacks' wheel carries
-# an old copy of robustbench, so robustbench is installed once more, after it.
+# an old copy of robustbench, so robustbench is installed once more, after it. Bytecode is compiled now,
+# since every command would otherwise start by compiling some thousand modules.
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "frbench needs Python 3.11 or 3.12 on the PATH" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
@@ -28,8 +29,8 @@ $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@command -v uv >/dev/null || test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@set -e; uv=$$(command -v uv || echo $(BIN)/uv); \
-		$$uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock; \
-		$$uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --reinstall-package robustbench -r requirements.lock; \
+		$$uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock; \
+		$$uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --reinstall-package robustbench --compile-bytecode -r requirements.lock; \
 		$$uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 	@echo "ready: $(BIN)/frbench --help" >&2

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from frbench.attacks.columns import autoattack
 from frbench.data import Dataset, load_dataset, to_float
 from frbench.evaluation import CellStore, Target, evaluate, resolve_target
 from frbench.evaluation.cells import ROBUST
+from frbench.evaluation.search import Search
 from tools.perf.options import Options
 from tools.perf.report import Figure, Result, Table
 from tools.perf.timing import Candidate, interleave
@@ -62,34 +64,34 @@ def _compare(result: Result, options: Options, name: str, spec: AttackSpec) -> N
     library = spec.library
     verdicts: dict[str, str] = {}
 
-    def ours(_: int) -> None:
-        verdicts["frbench"] = _ours(own, spec, data, options, n)
+    def candidate(key: str, call: Callable[..., str], target: Target) -> Candidate:
+        def whole(_: int) -> None:
+            verdicts[key] = call(target, spec, data, options, n)
 
-    def plain(_: int) -> None:
-        verdicts[library] = _plain(other, spec, data, options, n)
-
-    def warm(call: Callable[..., str], target: Target) -> Callable[[], object]:
         short = autoattack(stages=("apgd-ce",)) if spec.is_autoattack else spec
-        return lambda: call(target, short, data, options, min(options.batch, n))
+        return Candidate(
+            key, whole, lambda: call(target, short, data, options, min(options.batch, n))
+        )
 
+    exact, fast = partial(_ours, search="exact"), partial(_ours, search="fast")
     timings = interleave(
         [
-            Candidate(library, plain, warm(_plain, other)),
-            Candidate("frbench", ours, warm(_ours, own)),
+            candidate(library, _plain, other),
+            candidate("exact", exact, own),
+            candidate("fast", fast, own),
         ],
         options.clock,
         repeats=options.repeats,
         seconds=options.seconds,
         units=1,
     )
-    same = sum(a == b for a, b in zip(verdicts["frbench"], verdicts[library], strict=True))
-    speedup = timings[library].median / timings["frbench"].median
+    speedup = timings[library].median / timings["fast"].median
     rows = [
         {
             **timing.row(),
             "images_per_second": n / timing.median,
             "robust": verdicts[key].count(ROBUST),
-            "identical_verdicts": f"{same}/{n}",
+            "identical_verdicts": f"{_same(verdicts[key], verdicts[library])}/{n}",
             "speedup": timings[library].median / timing.median,
         }
         for key, timing in timings.items()
@@ -99,12 +101,16 @@ def _compare(result: Result, options: Options, name: str, spec: AttackSpec) -> N
     result.figures += _figures(title, spec, verdicts, speedup, options)
 
 
+def _same(one: str, other: str) -> int:
+    return sum(a == b for a, b in zip(one, other, strict=True))
+
+
 def _figures(
     title: str, spec: AttackSpec, verdicts: dict[str, str], speedup: float, options: Options
 ) -> list[Figure]:
     """What is promised of this attack on this kind of device."""
-    ours, plain = verdicts["frbench"], verdicts[spec.library]
-    same = sum(a == b for a, b in zip(ours, plain, strict=True)) / len(ours)
+    ours, plain = verdicts["fast"], verdicts[spec.library]
+    same = _same(ours, plain) / len(ours)
     faster = f"{title}: times plain {spec.library}"
     identical = f"{title}: share of identical verdicts"
     if not spec.is_autoattack:
@@ -120,7 +126,9 @@ def _figures(
     ]
 
 
-def _ours(target: Target, spec: AttackSpec, data: Dataset, options: Options, n: int) -> str:
+def _ours(
+    target: Target, spec: AttackSpec, data: Dataset, options: Options, n: int, *, search: Search
+) -> str:
     """Verdicts of a whole evaluation from an empty store."""
     with tempfile.TemporaryDirectory(prefix="frbench-perf-") as folder:
         (cell,) = evaluate(
@@ -132,6 +140,7 @@ def _ours(target: Target, spec: AttackSpec, data: Dataset, options: Options, n: 
             n=n,
             batch=options.batch,
             seed=SEED,
+            search=search,
         )
     return cell.final_verdicts()
 
