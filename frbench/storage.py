@@ -55,6 +55,14 @@ def write_bytes(path: Path, content: bytes) -> None:
             raise
 
 
+def check_folder(path: Path) -> None:
+    """Make the folder if needed and try to write there, before hours are spent on its content."""
+    with _explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(b"x")
+
+
 def write_text(path: Path, content: str) -> None:
     """As `write_bytes`, for UTF-8 text."""
     write_bytes(path, content.encode())

@@ -53,11 +53,9 @@ def figure(width: float, height: float) -> Iterator[Figure]:
 
 def check_writable(out: Path) -> None:
     """Make the folder `out`; raises InputError now rather than after the computation."""
-    probe = out / ".writable"
     try:
-        storage.write_bytes(probe, b"")
-        probe.unlink()
-    except (FrbenchError, OSError) as error:
+        storage.check_folder(out)
+    except FrbenchError as error:
         reason = str(error).rsplit(": ", 1)[-1]
         raise InputError(f"cannot write results to {out}: {reason}") from None
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from frbench import storage
 from frbench.attacks import format_length, parse_attacks, parse_eps
 from frbench.cli import leaderboard as boards
 from frbench.data import load_dataset
@@ -124,6 +125,7 @@ def bench(
     _show_settings(plans, where, chosen=preset is not None)
     if estimate:
         return _print_estimate(plans, where, runs_dir, n, attacks=True)
+    storage.check_folder(results_dir)
     _announce(plans, where, runs_dir, n, attacks=True)
     store = CellStore(results_dir)
     for plan, run in zip(plans, train_all(plans, where, runs_dir, log), strict=True):

@@ -211,6 +211,8 @@ def parse_overrides(items: Iterable[str]) -> dict[str, str]:
         key, equals, value = item.partition("=")
         if not equals or not key or not value:
             raise InputError(f"'{item}' is not key=value, such as epochs=10")
+        if key.strip() in pairs:
+            raise InputError(f"'{key.strip()}' is given twice; once is enough")
         pairs[key.strip()] = value.strip()
     return pairs
 

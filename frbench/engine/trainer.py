@@ -22,7 +22,7 @@ from frbench.engine.mechanisms.averages import averaged_tensors, empty_state, up
 from frbench.engine.memory import out_of_memory
 from frbench.engine.plan import Plan
 from frbench.engine.run import Progress, RunFolder
-from frbench.errors import FrbenchError
+from frbench.errors import FrbenchError, InputError
 from frbench.models import NORMALIZATIONS, Normalized, WeightsMeta, build_model, save_weights
 from frbench.provenance import provenance
 
@@ -69,6 +69,11 @@ class Trainer:
         self._meta = _weights_meta(plan, data)
         self.model = initial_model(plan, self._meta, device)
         train, validation = holdout(data.train, frame.validation_fraction)
+        if frame.batch_size > len(train):
+            raise InputError(
+                f"batch_size={frame.batch_size} exceeds the {len(train)} training images of "
+                f"{data.name}; give a smaller one"
+            )
         self.batches = _batches(train, plan, device, data, plan.seed)
         self._statistics_batches = _batches(
             train, plan, device, data, derive_seed(plan.seed, "batchnorm")

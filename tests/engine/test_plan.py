@@ -209,3 +209,8 @@ def test_one_training_has_one_trajectory_whatever_it_is_called():
     assert plan("pgd_at+fr").trajectory == plan("at_fr").trajectory
     assert plan(lr="0.1").trajectory == plan().trajectory
     assert plan("pgd_at", seed=3).trajectory == plan("pgd_at").with_seed(3).trajectory
+
+
+def test_a_key_given_twice_is_refused() -> None:
+    with pytest.raises(InputError, match="'epochs' is given twice"):
+        parse_overrides(["epochs=3", "epochs=4"])
