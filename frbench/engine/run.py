@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
@@ -68,10 +68,9 @@ class RunFolder:
             raise InputError(f"{self.path} is not a run: it has no run.json") from None
         except (OSError, ValueError) as error:
             raise InputError(f"damaged run {path}: {error}; move it away and train again") from None
-        settings = info.get("settings") if isinstance(info, dict) else None
-        if not isinstance(settings, dict) or "recipe" not in settings:
+        if not isinstance(info, dict) or not isinstance(info.get("settings"), dict):
             raise InputError(f"damaged run {path}: no settings; move it away, train again")
-        return cast(dict[str, Any], info)
+        return info
 
     def finished(self) -> bool:
         """Whether training reached its last epoch."""
