@@ -130,7 +130,9 @@ class CurveStudy:
 
 
 def read_curve(run: Path) -> Curve:
-    """The metrics of a run folder; a repeated epoch (after a resume) counts once, the later line.
+    """The judged epochs of a run; a repeated epoch (after a resume) counts once, the later line.
+
+    A run with `validation_every` above 1 has epochs that were not judged; they are no points.
 
     Raises:
         InputError: no metrics, a damaged line, or a line without epoch and validation accuracies.
@@ -144,12 +146,14 @@ def read_curve(run: Path) -> Curve:
             continue
         try:
             row = json.loads(line)
+            if "val_clean" not in row and "train_loss" in row:
+                continue
             rows[int(row["epoch"])] = row
             float(row["val_clean"]), float(row["val_pgd20"])
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"damaged metrics {path}:{number}: {error!r}") from None
     if not rows:
-        raise InputError(f"{path} is empty: no epoch has finished yet")
+        raise InputError(f"{path} has no judged epoch yet")
     return Curve(run.name, pd.DataFrame([rows[epoch] for epoch in sorted(rows)]))
 
 

@@ -78,7 +78,7 @@ def test_missing_and_damaged_metrics_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"metrics.jsonl:1: KeyError\('val_clean'\)"):
         read_curve(run)
     (run / "metrics.jsonl").write_text("")
-    with pytest.raises(InputError, match="no epoch has finished"):
+    with pytest.raises(InputError, match="no judged epoch yet"):
         read_curve(run)
     with pytest.raises(InputError, match="no run given"):
         curve_study([])
@@ -131,3 +131,12 @@ def test_ablation_refuses_to_choose_among_cells(targets: list[Target]) -> None:
         ablation(cells)
     with pytest.raises(InputError, match="no complete cell"):
         ablation([])
+
+
+def test_epochs_that_were_not_judged_are_no_points(tmp_path: Path) -> None:
+    lines = [
+        {"epoch": 0, "train_loss": 2.0},
+        {"epoch": 1, "train_loss": 1.9, "val_clean": 0.4, "val_pgd20": 0.3},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert list(read_curve(tmp_path).metrics["epoch"]) == [1]
