@@ -198,6 +198,7 @@ def test_a_file_with_a_wrong_md5_is_named_and_never_opened(
 def test_official_files_pass_the_check(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"content")
     others._require_official(tmp_path, [["a", hashlib.md5(b"content").hexdigest()]])
+    assert (tmp_path / "a").read_bytes() == b"content"
 
 
 class FakeSvhn:
