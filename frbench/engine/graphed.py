@@ -7,6 +7,7 @@ inside it can be compiled first, which fuses what lies between the convolutions.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,13 +24,18 @@ WORTH_COMPILING = 10_000
 """Steps of a run from which on compiling (about a minute) pays for itself."""
 
 
+def to_stderr(line: str) -> None:
+    """Where notices go unless somebody shows them otherwise: stdout is for data."""
+    print(line, file=sys.stderr)
+
+
 def make_step(
     model: nn.Module,
     recipe: Recipe,
     frame: Frame,
     device: Device,
     steps: int,
-    notice: Callable[[str], None] = print,
+    notice: Callable[[str], None] = to_stderr,
 ) -> TrainingStep:
     """The fastest step for this device and length of run.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from frbench.data import DATASETS, Batches, Dataset, Split, derive_seed, holdout
 from frbench.engine.device import Device
-from frbench.engine.graphed import make_step
+from frbench.engine.graphed import make_step, to_stderr
 from frbench.engine.judge import Judge, Judgement
 from frbench.engine.mechanisms.averages import averaged_tensors, empty_state, updates
 from frbench.engine.memory import out_of_memory
@@ -60,7 +60,7 @@ class Trainer:
         data: Dataset,
         device: Device,
         folder: RunFolder,
-        notice: Callable[[str], None] = print,
+        notice: Callable[[str], None] = to_stderr,
     ) -> None:
         frame = plan.frame
         if frame.precision != "auto":

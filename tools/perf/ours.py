@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -25,18 +24,14 @@ def variants(device: Device) -> dict[str, MakeStep]:
         return {"frbench": TrainingStep}
     return {
         "eager": TrainingStep,
-        "captured": partial(make_step, steps=0, notice=_say),
-        "compiled": partial(make_step, steps=WORTH_COMPILING, notice=_say),
+        "captured": partial(make_step, steps=0),
+        "compiled": partial(make_step, steps=WORTH_COMPILING),
     }
 
 
 def best(device: Device) -> str:
     """Name of the variant that a long training uses."""
     return list(variants(device))[-1]
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 class OurLoop:

@@ -7,7 +7,6 @@ same test images. A second seed shows how far two trainings lie apart that diffe
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def _cells(
     run = open_run(folder / "runs", plan)
     data = load_dataset(plan.frame.dataset)
     if not run.finished():
-        Trainer(plan, data, device, run, notice=lambda line: print(line, file=sys.stderr)).run()
+        Trainer(plan, data, device, run).run()
     return evaluate(
         run_target(run, "last", device=device.device),
         _columns(plan),
