@@ -186,7 +186,7 @@ def _runner(
         shape = "x".join(str(size) for size in few.shape[1:])
         reason = str(error).split("\n")[0]
         raise InputError(f"model '{name}' cannot take images of {shape}: {reason}") from error
-    with searching(search):
+    with searching(search, unfinished[0].attack, device):
         speed = costs.measure(searcher(target.model, search), few, truth, eps=8 / 255)
     reporter = Reporter(console, speed, unfinished)
     reporter.plan()

@@ -91,7 +91,7 @@ class Runner:
         numbers = [cell.data.start + index for index in chunk]
 
         def judge(part: slice) -> Tensor:
-            with searching(self.search):
+            with searching(self.search, cell.attack, self.device):
                 adversarial = attack(images[part], labels[part])
             numerics.check_ball(adversarial, images[part], cell.attack, stage, numbers[part])
             return numerics.correct(

@@ -3,9 +3,10 @@
 Whatever searches, a verdict is a float32 forward pass of the model itself on what was found.
 
 `exact` attacks the model as it is, in float32. `fast` attacks a twin with BatchNorm folded away and
-a layout that the device likes; on CUDA its convolutions may use TF32. The twin computes the same
-function up to rounding (float32's, or TF32's ten-bit mantissa), so its attacks differ from exact
-ones as two seeds do, and a success that the model itself does not confirm counts as robust.
+a layout that the device likes; on CUDA its convolutions may use TF32, and on a CPU with bf16
+instructions they use bf16 for the attacks that are `rounding_tolerant`. The twin computes the same
+function up to rounding, so its attacks differ from exact ones as two seeds do, and a success that
+the model itself does not confirm counts as robust.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from frbench.attacks import AttackSpec
 from frbench.models import Normalized
 from frbench.models.folding import Folded
 
@@ -35,8 +37,8 @@ def searcher(model: nn.Module, search: Search) -> nn.Module:
 
 
 @contextlib.contextmanager
-def searching(search: Search) -> Iterator[None]:
-    """Within the block, convolutions may use TF32 and tuned kernels if the search is fast."""
+def searching(search: Search, spec: AttackSpec, device: torch.device) -> Iterator[None]:
+    """Within the block, the arithmetic is the one that `spec` is searched with."""
     if search == "exact":
         yield
         return
@@ -44,11 +46,28 @@ def searching(search: Search) -> Iterator[None]:
     saved = (cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark)
     torch.set_float32_matmul_precision("high")
     cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = True, False, True
+    bf16 = device.type == "cpu" and has_bf16_instructions() and rounding_tolerant(spec)
     try:
-        yield
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            yield
     finally:
         torch.set_float32_matmul_precision(matmul)
         cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = saved
+
+
+def rounding_tolerant(spec: AttackSpec) -> bool:
+    """Whether an attack only follows signs of gradients, and leaves the judging to us.
+
+    AutoAttack keeps the first image that its own forward pass finds misclassified; with the eight
+    bits of bf16 it would stop at images that the model still gets right.
+    """
+    return not spec.is_autoattack
+
+
+def has_bf16_instructions() -> bool:
+    """Whether this CPU multiplies in bf16; one that has to emulate it is slower than in float32."""
+    cpu = torch.cpu
+    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
 
 
 class _Twin(nn.Module):
@@ -60,9 +79,9 @@ class _Twin(nn.Module):
         self.folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, classes) for images (n, c, h, w) in [0, 1]."""
+        """Logits (n, classes), float32, for images (n, c, h, w) in [0, 1]."""
         n = len(images)
         if images.is_cuda and n % _MULTIPLE:
             images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, _MULTIPLE - n % _MULTIPLE))
         logits: Tensor = self.folded(images.contiguous(memory_format=torch.channels_last))
-        return logits[:n]
+        return logits[:n].float()
