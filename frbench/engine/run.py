@@ -121,14 +121,13 @@ class RunFolder:
 
 
 def find_run(runs_dir: Path, plan: Plan) -> RunFolder | None:
-    """A run that serves `plan`: its trajectory with its average (or any, if it wants none).
-
-    A finished run comes first, then the one to resume.
-    """
+    """A run that serves `plan`: a finished one of its trajectory with its average (or any, if it
+    wants none), else its own, to be resumed."""
     folders = [RunFolder(p.parent) for p in sorted(runs_dir.glob(f"*-{plan.trajectory}/run.json"))]
     wanted = plan.settings()["recipe"]["mechanisms"]
     serving = [f for f in folders if _has(f.info()["settings"]["recipe"]["mechanisms"], wanted)]
-    return next((f for f in serving if f.finished()), serving[0] if serving else None)
+    own = (f for f in serving if f.name == plan.name)
+    return next((f for f in serving if f.finished()), next(own, None))
 
 
 def _has(mechanisms: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

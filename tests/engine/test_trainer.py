@@ -271,6 +271,15 @@ def test_finished_run_is_preferred_to_an_unfinished_one(tmp_path):
     assert find_run(tmp_path, plan("pgd_at")).name == done.name
 
 
+def test_unfinished_run_with_an_average_is_not_resumed_as_one_without(tmp_path):
+    """Else its last epochs would be missing from the average, and nobody would see it."""
+    found = plan("at_swa", swa__start_epoch=1)
+    averaged = open_run(tmp_path, found)
+    averaged.write_info({"settings": found.settings(), "finished": False})
+    assert find_run(tmp_path, plan("pgd_at")) is None
+    assert find_run(tmp_path, found).name == averaged.name
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}", ""])
 def test_damaged_run_is_named(tmp_path, content):
     run = finished(tmp_path, plan())
