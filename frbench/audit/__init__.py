@@ -1,13 +1,15 @@
 """Is a robust accuracy to be trusted? A panel of checks on one model, and one verdict."""
 
-from frbench.audit.findings import Finding, Verdict
-from frbench.audit.report import AuditReport, save_report
+from frbench.audit.findings import MARKS, Finding, Verdict
+from frbench.audit.report import Audit, AuditReport, read_audits, save_report, worst_audit
 from frbench.audit.run import CHECKS, audit
 from frbench.audit.sources import default_sources, named_sources
 from frbench.audit.subject import Subject
 
 __all__ = [
     "CHECKS",
+    "MARKS",
+    "Audit",
     "AuditReport",
     "Finding",
     "Subject",
@@ -15,5 +17,7 @@ __all__ = [
     "audit",
     "default_sources",
     "named_sources",
+    "read_audits",
     "save_report",
+    "worst_audit",
 ]

@@ -9,7 +9,8 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 Verdict = Literal["trusted", "suspicious", "broken"]
-_ORDER: tuple[Verdict, ...] = ("trusted", "suspicious", "broken")
+MARKS: dict[Verdict, str] = {"trusted": "✓", "suspicious": "?", "broken": "✗"}
+"""How tables show a verdict; from the best to the worst."""
 # One audit makes about ten comparisons: at this level an honest model fails one by chance in at
 # most one audit of a hundred.
 SIGNIFICANT = 0.001
@@ -31,7 +32,7 @@ class Finding(BaseModel):
 
 def worst(verdicts: list[Verdict]) -> Verdict:
     """The worst of them; `trusted` when there is none."""
-    return max(verdicts, key=_ORDER.index, default="trusted")
+    return max(verdicts, key=list(MARKS).index, default="trusted")
 
 
 def grade(value: float, suspicious: float, broken: float) -> Verdict:

@@ -1,30 +1,44 @@
-"""An audit on disk and on the terminal."""
+"""An audit on disk and on the terminal, and what others read of it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.markup import escape
 from rich.table import Table
 
 from frbench import storage
 from frbench.attacks import format_length
-from frbench.audit.findings import Finding, Verdict
+from frbench.audit.findings import MARKS, Finding, Verdict
+from frbench.errors import InputError
 
 _COLORS = {"trusted": "green", "suspicious": "yellow", "broken": "red"}
 
 
-class AuditReport(BaseModel):
-    """What the panel found on one model. The report and the leaderboard find it by `digest`."""
+class Audit(BaseModel):
+    """Whether a model is to be trusted, found by its `digest`; further fields are left out."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     target: str
     digest: str
     verdict: Verdict
-    reasons: tuple[str, ...]
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def mark(self) -> str:
+        """One character for a table."""
+        return MARKS[self.verdict]
+
+
+class AuditReport(Audit):
+    """Everything that the panel found on one model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     findings: tuple[Finding, ...]
     n: int
     seed: int
@@ -66,6 +80,33 @@ def save_report(report: AuditReport, results_dir: Path) -> Path:
     path = results_dir / "audits" / f"{safe}-{report.digest[:8]}.json"
     storage.write_json(path, report.model_dump(mode="json"))
     return path
+
+
+def read_audits(results_dir: Path) -> dict[str, Audit]:
+    """The audits of a results folder, by the digest of the model.
+
+    Weights that were audited under two names have the worse of their verdicts.
+
+    Raises:
+        InputError: a damaged audit, which is named.
+    """
+    found: dict[str, Audit] = {}
+    for path in sorted((results_dir / "audits").glob("*.json")):
+        try:
+            audit = Audit.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            what = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}" for e in error.errors())
+            raise InputError(
+                f"damaged audit {path}: {what.strip()}; move it away and audit the target again"
+            ) from None
+        known = found.get(audit.digest)
+        found[audit.digest] = worst_audit([known, audit] if known else [audit])
+    return found
+
+
+def worst_audit(audits: Sequence[Audit]) -> Audit:
+    """The first one with the worst verdict; at least one is needed."""
+    return max(audits, key=lambda audit: list(MARKS).index(audit.verdict))
 
 
 def _short(value: float | int | str | list[float]) -> str:
