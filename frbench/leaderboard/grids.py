@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from frbench.leaderboard import marks
 from frbench.leaderboard.compare import AttackComparison, RowComparison
 from frbench.leaderboard.rows import (
     Difference,
@@ -114,7 +115,7 @@ def accuracy_grid(table: Table) -> Grid:
     )
     rows = tuple(
         (
-            row_label(row),
+            row_label(row, marks.mark(row)),
             *(Entry(str(getattr(row.model, field) or "-")) for field in varying),
             *(score_entry(row.scores.get(column.key)) for column in table.columns),
             *([score_entry(row.worst_case)] if attacked else []),
@@ -128,6 +129,7 @@ def accuracy_grid(table: Table) -> Grid:
         notes.append(
             f"Rank under {by}: rows that McNemar's test cannot tell apart at 5 % share a range"
         )
+    notes += marks.legend(table.rows)
     notes += [f"warning: {row.label}: {warning}" for row in table.rows for warning in row.warnings]
     return Grid(
         f"Measured: {table.title}, percent correct with 95 % intervals",
@@ -138,10 +140,10 @@ def accuracy_grid(table: Table) -> Grid:
     )
 
 
-def row_label(row: Row) -> Entry:
-    """With the number of seeds, and a dagger when published numbers are out of reach."""
+def row_label(row: Row, mark: str = "") -> Entry:
+    """With a mark, the number of seeds, and a dagger when published numbers are out of reach."""
     seeds = f"{len(row.members)} seeds" if row.members else ""
-    return Entry(row.label + ("" if row.model.comparable else " †"), seeds)
+    return Entry(row.label + ("" if row.model.comparable else " †") + mark, seeds)
 
 
 def _varying(table: Table) -> list[str]:

@@ -170,6 +170,8 @@ _LATEX = {
     "±": r"$\pm$",
     "†": r"$\dagger$",
     "…": r"\dots{}",
+    "✓": r"$\surd$",
+    "✗": r"$\times$",
 }
 
 
@@ -278,7 +280,10 @@ def _csv_row(table: Table, row: Row, kind: str) -> dict[str, object]:
         record |= _csv_score(column.key, row.scores.get(column.key))
     record |= _csv_score("worst_case", row.worst_case)
     record |= {f"cost_{key}": value for key, value in row.cost.items()}
-    return record | {"digest": model.digest, "warnings": "; ".join(row.warnings)}
+    record |= {"digest": model.digest, "warnings": "; ".join(row.warnings)}
+    if row.audit:
+        record |= {"audit": row.audit.verdict, "audit_reasons": "; ".join(row.audit.reasons)}
+    return record
 
 
 def _csv_score(key: str, score: Score | None) -> dict[str, object]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from frbench.attacks.spec import AttackSpec, Norm
+from frbench.audit import Audit
 from frbench.evaluation.cells import ModelRecord
 from frbench.leaderboard.published import PaperTable2, RobustBenchEntry, SnapshotInfo
 from frbench.leaderboard.statistics import RankRange
@@ -95,6 +96,9 @@ class Row(_Part):
     cost: dict[str, float] = Field(default_factory=dict, description="means over seeds")
     warnings: tuple[str, ...] = ()
     neighbours: Neighbours = Neighbours()
+    audit: Audit | None = Field(
+        default=None, description="of these weights; the worst one of several seeds"
+    )
     members: tuple[Row, ...] = Field(default=(), description="one row a seed")
 
 

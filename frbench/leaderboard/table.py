@@ -7,15 +7,17 @@ two protocols; what else differs between its rows is a column or a note.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from frbench.attacks.spec import AttackSpec, Norm, format_length
+from frbench.audit import Audit, read_audits
 from frbench.errors import InputError
 from frbench.evaluation.cells import UNSEEN, Cell, ModelRecord
 from frbench.leaderboard import published, statistics
 from frbench.leaderboard.columns import columns_of
+from frbench.leaderboard.marks import audited
 from frbench.leaderboard.neighbours import find_neighbours
 from frbench.leaderboard.notes import notes_of, warnings_of
 from frbench.leaderboard.rows import (
@@ -55,20 +57,26 @@ def leaderboard(root: Path, *, each_seed: bool = False) -> Leaderboard:
     """The leaderboard of a results folder.
 
     Args:
-        root: folder that holds `cells/`.
+        root: folder that holds `cells/`, and perhaps `audits/`.
         each_seed: one row a seed instead of mean and standard deviation.
 
     Raises:
-        InputError: no cells, or a damaged one.
+        InputError: no cells, or a damaged file.
     """
-    return build(load_cells(root), each_seed=each_seed)
+    return build(load_cells(root), each_seed=each_seed, audits=read_audits(root))
 
 
-def build(cells: Sequence[Cell], *, each_seed: bool = False) -> Leaderboard:
-    """The leaderboard of these cells; see `leaderboard`."""
+def build(
+    cells: Sequence[Cell], *, each_seed: bool = False, audits: Mapping[str, Audit] | None = None
+) -> Leaderboard:
+    """The leaderboard of these cells, with audits by digest; see `leaderboard`."""
     snapshot = published.robustbench()
+    made = [_table(frame, cells, each_seed, snapshot) for frame in _frames(cells)]
     tables = _distinct_titles(
-        [_table(frame, cells, each_seed, snapshot) for frame in _frames(cells)]
+        [
+            t.model_copy(update={"rows": tuple(audited(r, audits or {}) for r in t.rows)})
+            for t in made
+        ]
     )
     paper = published.paper_table2()
     task = (paper.dataset, f"{paper.norm} {paper.eps}")

@@ -35,7 +35,7 @@ from frbench.report.charts import (
     ranking_column,
 )
 from frbench.report.gallery import galleries
-from frbench.report.sources import Audit, Sources, single_rows
+from frbench.report.sources import Sources, single_rows
 from frbench.report.studies import sections
 
 _COST_HEADINGS = {"train_seconds": "Train s", "forward_units": "Fwd units"}
@@ -47,7 +47,6 @@ _FILTERS = {
     "weights": "Checkpoint",
     "source": "Source",
 }
-_AUDIT_MARKS = {"trusted": "✓", "suspicious": "?", "broken": "✗"}
 _MAX_CURVES = 24
 
 
@@ -68,8 +67,6 @@ class RowView:
     row: Row
     values: tuple[Value, ...]
     facts: dict[str, str]
-    audit: Audit | None
-    audit_mark: str
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,6 @@ def render_page(sources: Sources, runs_dir: Path, *, gallery: bool, now: datetim
         paper=paper_grid(board),
         unmatched=_unmatched(board),
         audits=sorted(sources.audits.values(), key=lambda a: (a.target, a.digest)),
-        audit_marks=_AUDIT_MARKS,
         curves=[learning_curve(f"c{i}", c) for i, c in enumerate(sources.curves[:_MAX_CURVES])],
         curves_left_out=max(0, len(sources.curves) - _MAX_CURVES),
         studies=sections(sources.studies),
@@ -164,8 +160,7 @@ def table_view(place: int, table: Table, sources: Sources) -> TableView:
         summary=_summary(table),
         headings=tuple(headings),
         rows=tuple(
-            _row_view(i, row, table, gaps, costs, sources.audits)
-            for i, row in enumerate(table.rows, start=1)
+            _row_view(i, row, table, gaps, costs) for i, row in enumerate(table.rows, start=1)
         ),
         filters=tuple(_filters(table)),
         notes=_folded(grid.notes),
@@ -174,14 +169,7 @@ def table_view(place: int, table: Table, sources: Sources) -> TableView:
     )
 
 
-def _row_view(
-    place: int,
-    row: Row,
-    table: Table,
-    gaps: bool,
-    costs: Sequence[str],
-    audits: dict[str, Audit],
-) -> RowView:
+def _row_view(place: int, row: Row, table: Table, gaps: bool, costs: Sequence[str]) -> RowView:
     values = [_score_value(row.scores.get(c.key), c.key) for c in table.columns]
     if table.norm is not None:
         values.append(_score_value(row.worst_case, "worst_case"))
@@ -195,11 +183,7 @@ def _row_view(
         values.append(Value(Entry("-" if cost is None else f"{cost:,.6g}"), cost))
     facts = {field: str(getattr(row.model, field) or "-") for field in _FILTERS}
     facts["comparable"] = "yes" if row.model.comparable else "no"
-    found = [audits[r.model.digest] for r in single_rows(row) if r.model.digest in audits]
-    order = list(_AUDIT_MARKS)
-    audit = max(found, key=lambda a: order.index(a.verdict), default=None)
-    mark = _AUDIT_MARKS[audit.verdict] if audit else ""
-    return RowView(place, row, tuple(values), facts, audit, mark)
+    return RowView(place, row, tuple(values), facts)
 
 
 def _score_value(score: Score | None, key: str) -> Value:

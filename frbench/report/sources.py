@@ -6,10 +6,9 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
+from frbench.audit import Audit, read_audits
 from frbench.engine.run import RunFolder
 from frbench.errors import InputError
 from frbench.evaluation.cells import Cell
@@ -18,17 +17,6 @@ from frbench.leaderboard.selection import load_cells
 from frbench.leaderboard.table import build
 
 ANALYSES = ("lowpass", "spectrum", "claims", "kernels")
-
-
-class Audit(BaseModel):
-    """Whether a model's number is to be trusted, as an audit found; further fields are kept out."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    target: str
-    digest: str
-    verdict: Literal["trusted", "suspicious", "broken"]
-    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,11 +61,12 @@ def read_sources(results_dir: Path, runs_dir: Path) -> Sources:
         InputError: no cells yet, or a damaged file, which is named.
     """
     cells = load_cells(results_dir)
-    board = build(cells)
+    audits = read_audits(results_dir)
+    board = build(cells, audits=audits)
     return Sources(
         board=board,
         cells=tuple(cells),
-        audits={audit.digest: audit for audit in _audits(results_dir / "audits")},
+        audits=audits,
         studies=tuple(_studies(results_dir / "analysis")),
         curves=tuple(_curves(board, runs_dir)),
     )
@@ -86,15 +75,6 @@ def read_sources(results_dir: Path, runs_dir: Path) -> Sources:
 def single_rows(row: Row) -> tuple[Row, ...]:
     """The row itself, or one row a seed."""
     return row.members or (row,)
-
-
-def _audits(folder: Path) -> Iterable[Audit]:
-    for path in sorted(folder.glob("*.json")):
-        try:
-            yield Audit.model_validate(_json(path))
-        except ValidationError as error:
-            what = str(error).replace("\n", " ")
-            raise InputError(f"damaged audit {path}: {what}; audit the target again") from None
 
 
 def _studies(folder: Path) -> Iterable[Study]:
