@@ -320,8 +320,8 @@ def _own(plan: Plan, cells: Iterable[Cell]) -> dict[str, Cell]:
 
 
 def _is_run_of(plan: Plan, run: str) -> bool:
-    """Whether a run's name says that it has the plan's settings; an average's are told too."""
-    return run == plan.name if plan.average is not None else run.endswith(f"-{plan.trajectory}")
+    """Whether a run's name says that it saved the weights of the plan."""
+    return run.endswith(f"-{plan.saved}")
 
 
 def _sizes_of(plan: Plan) -> tuple[int, int]:

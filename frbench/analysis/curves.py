@@ -1,4 +1,8 @@
-"""Learning curves and the ablation: Figure 3 of the paper, from what runs and cells recorded."""
+"""Learning curves and the ablation: Figure 3 of the paper, from what runs and cells recorded.
+
+Every run records accuracies on the held-out split. One that was trained with `test_images=N` has
+those on the first N test images too, as in the paper, and gets a second panel.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Estimate:
         images_per_second: while training with every mechanism active.
         startup_seconds: first steps: compiling, capturing, choosing kernels.
         train_seconds: all training steps.
-        judge_seconds: all judgements on the held-out split.
+        judge_seconds: all judgements, on held-out and on test images.
         average_seconds: BatchNorm statistics of averaged weights.
         memory: bytes; the peak that torch allocates on CUDA, else what the process holds.
         watts: drawn while training; None where the device does not tell.
@@ -184,7 +184,7 @@ class _Probe:
                 average.after_step(trainer.average_state, trainer.model, epoch)
 
     def judgement(self, step: float) -> float:
-        """Seconds of one judgement, from a slice of its images."""
+        """Seconds of one judgement, test images included, from a slice of its held-out images."""
         images, labels = self.trainer.judge.images, self.trainer.judge.labels
         n = len(labels)
         if not self.device.cuda:
@@ -196,7 +196,7 @@ class _Probe:
             self.plan.recipe.attack,
         )
         seconds = _timed(self.device, lambda: judge(self.trainer.model, 0))
-        return seconds * len(labels) / len(labels[:n])
+        return seconds * (len(labels) + self.plan.frame.test_images) / len(labels[:n])
 
     def averaging(self) -> float:
         """Seconds of all passes that the weight average makes over the training images."""

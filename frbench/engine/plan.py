@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def trajectory(self) -> str:
-        """Digest of all that moves the weights; an average rides along and moves none."""
+        """Digest of all that moves the weights; an average and test images watch and move none."""
         described = self.recipe.described()
         if self.average is not None:
             described["mechanisms"].pop(self.average.kind)
@@ -53,7 +53,7 @@ class Plan:
             {
                 "engine": ENGINE_VERSION,
                 "recipe": described,
-                "frame": self.frame.model_dump(mode="json"),
+                "frame": self.frame.model_dump(mode="json", exclude={"test_images"}),
                 "seed": self.seed,
             },
             length=8,
@@ -62,11 +62,16 @@ class Plan:
     @property
     def name(self) -> str:
         """Name of the run folder: readable, and different for every different run."""
-        tail = self.trajectory
-        if self.average is not None:  # which the trajectory leaves out, yet it makes another run
-            average = self.average.model_dump(mode="json")
-            tail = f"{storage.canonical_digest(average, length=4)}-{tail}"
-        return f"{self.preset}-{self.defense}-s{self.seed}-{tail}"
+        watched = f"test{self.frame.test_images}-" if self.frame.test_images else ""
+        return f"{self.preset}-{self.defense}-s{self.seed}-{watched}{self.saved}"
+
+    @property
+    def saved(self) -> str:
+        """End of the name of every run that saves the same weights: trajectory and average."""
+        if self.average is None:
+            return self.trajectory
+        average = self.average.model_dump(mode="json")
+        return f"{storage.canonical_digest(average, length=4)}-{self.trajectory}"
 
     def settings(self) -> dict[str, Any]:
         """Everything, as JSON-like data for the run folder."""

@@ -121,14 +121,17 @@ class RunFolder:
 
 
 def find_run(runs_dir: Path, plan: Plan) -> RunFolder | None:
-    """A run that serves `plan`: a finished one of its trajectory with its average (or any, if it
-    wants none), else its own, to be resumed."""
+    """A run that serves `plan`: a finished one of its trajectory with its average and its test
+    images (or any, if it wants none), else its own, to be resumed."""
     folders = [RunFolder(p.parent) for p in sorted(runs_dir.glob(f"*-{plan.trajectory}/run.json"))]
-    wanted = plan.settings()["recipe"]["mechanisms"]
-    serving = [f for f in folders if _has(f.info()["settings"]["recipe"]["mechanisms"], wanted)]
+    serving = [f for f in folders if _serves(f.info()["settings"], plan)]
     own = (f for f in serving if f.name == plan.name)
     return next((f for f in serving if f.finished()), next(own, None))
 
 
-def _has(mechanisms: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return all(mechanisms.get(kind) == settings for kind, settings in wanted.items())
+def _serves(settings: Mapping[str, Any], plan: Plan) -> bool:
+    mechanisms, wanted = settings["recipe"]["mechanisms"], plan.settings()["recipe"]["mechanisms"]
+    test_images = settings["frame"].get("test_images", 0)  # older runs do not know the setting
+    return plan.frame.test_images in (0, test_images) and all(
+        mechanisms.get(kind) == values for kind, values in wanted.items()
+    )

@@ -54,6 +54,14 @@ class Frame(BaseModel):
         int, Field(ge=1, description="at most so many of them judge an epoch")
     ] = 5000
     validation_every: Annotated[int, Field(ge=1, description="epochs between judgements")] = 1
+    test_images: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="first so many test images judged beside the held-out ones, for learning "
+            "curves only: nothing is chosen by them",
+        ),
+    ] = 0
     statistics_before: Annotated[
         tuple[Literal["clean", "adversarial"], ...],
         Field(description="extra BatchNorm-only forwards before the optimizer's step"),

@@ -82,6 +82,7 @@ class Trainer:
             self.model, plan.recipe, frame, device, len(self.batches) * frame.epochs, notice
         )
         self.judge = Judge(_first(validation, frame.validation_images), device, plan.recipe.attack)
+        self._test_judge = _test_judge(data, plan, device)
         self.average_state = empty_state(self.model)
         self.progress = Progress()
         self._data_digest = data.train.sha256
@@ -220,7 +221,15 @@ class Trainer:
             f"{key}val_clean": judgement.clean,
             f"{key}val_pgd20": judgement.robust,
             f"{key}logit_std": judgement.logit_std,
+            **self._watch_test(key, model),
         }
+
+    def _watch_test(self, key: str, model: Normalized) -> dict[str, float]:
+        """Accuracies on test images as metrics, for learning curves; nothing is chosen by them."""
+        if self._test_judge is None:
+            return {}
+        judgement = self._test_judge(model, derive_seed(self.plan.seed, "test"))
+        return {f"{key}test_clean": judgement.clean, f"{key}test_pgd20": judgement.robust}
 
     def _save(self, view: str, model: Normalized, epoch: int, judgement: Judgement) -> None:
         extra = {
@@ -309,6 +318,17 @@ def _batches(split: Split, plan: Plan, device: Device, data: Dataset, seed: int)
         flip=DATASETS[data.name].flip,
         memory_format=torch.channels_last,
     )
+
+
+def _test_judge(data: Dataset, plan: Plan, device: Device) -> Judge | None:
+    """Judges the test images that learning curves were asked for, if they were."""
+    n = plan.frame.test_images
+    if n > len(data.test):
+        raise InputError(
+            f"test_images={n} exceeds the {len(data.test)} test images of {data.name}; "
+            "give a smaller one"
+        )
+    return Judge(_first(data.test, n), device, plan.recipe.attack) if n else None
 
 
 def _first(split: Split, n: int) -> Split:

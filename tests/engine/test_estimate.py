@@ -61,6 +61,13 @@ def test_rare_judgements_cost_less(monkeypatch):
     assert rare.judge_seconds == pytest.approx(every.judge_seconds / 2)  # epochs 2 and 3
 
 
+def test_watched_test_images_cost_as_much_as_held_out_ones(monkeypatch):
+    monkeypatch.setattr(module, "_timed", lambda device, work: (work(), 1.0)[1])
+    plain, watched = forecast("at_swa"), forecast("at_swa", test_images="50")
+    # The preset judges 100 held-out images.
+    assert watched.judge_seconds == pytest.approx(plain.judge_seconds * 150 / 100)
+
+
 class Hungry(TrainingStep):
     """A step whose device has memory for eight images."""
 

@@ -189,6 +189,24 @@ def test_an_average_does_not_move_the_trajectory_but_names_another_run():
     assert len({plain.name, early.name, late.name}) == 3
 
 
+def test_test_images_do_not_move_the_trajectory_but_name_another_run():
+    plain, watched = plan("at_swa"), plan("at_swa", test_images=100)
+    assert plain.trajectory == watched.trajectory and plain.saved == watched.saved
+    assert watched.name == plain.name.replace("-s0-", "-s0-test100-")
+
+
+def test_names_of_committed_runs_do_not_change():
+    """Results and bands refer to them; a new setting must not move the names of old runs."""
+    assert plan("pgd_at", preset="quick").name == "quick-pgd_at-s0-2bc5aa8d"
+    assert plan("at_fr_swa", preset="quick").name == "quick-at_fr_swa-s0-4560-048a5bf6"
+    assert plan("pgd_at", preset="resnet18").name == "resnet18-pgd_at-s0-a6616926"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_preset_looks_at_test_images_while_training(preset):
+    assert plan("pgd_at", preset=preset).frame.test_images == 0
+
+
 @pytest.mark.parametrize(
     "other",
     [

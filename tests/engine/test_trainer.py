@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from frbench import storage, workflow
+from frbench.data import to_float
 from frbench.engine.device import find_device
 from frbench.engine.plan import resolve
 from frbench.engine.run import RunFolder, find_run
@@ -120,6 +121,40 @@ def test_best_is_the_epoch_with_the_most_robust_held_out_accuracy(trainer):
     model, meta = load_weights(run.weights("last"))
     assert (meta.architecture, meta.classes, meta.dataset) == ("tiny", 10, "digits")
     assert not model.training
+
+
+def test_test_images_are_watched_and_nothing_is_chosen_by_them(trainer):
+    found = plan("at_fr_swa", validation_every=2)
+    without = trainer(found, "without").run()
+    watched = trainer(plan("at_fr_swa", validation_every=2, test_images=30), "watched").run()
+    ours, theirs = tensors(without), tensors(watched)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    for view in without.views():
+        epochs = [load_weights(run.weights(view))[1].extra["epoch"] for run in (without, watched)]
+        assert epochs[0] == epochs[1], view
+    extra = []
+    for a, b in zip(without.metrics(), watched.metrics(), strict=True):
+        timeless = a.keys() - {"seconds", "train_seconds"}
+        assert {k: a[k] for k in timeless} == {k: b[k] for k in timeless}
+        extra.append(sorted(b.keys() - a.keys()))
+        assert all(30 * b[key] == pytest.approx(round(30 * b[key])) for key in extra[-1])
+    names = ["swa_test_clean", "swa_test_pgd20", "test_clean", "test_pgd20"]
+    assert extra == [[], names, names]  # epoch 0 is not judged, the others with the average
+
+
+def test_watched_images_are_the_first_of_the_test_set(trainer, small_digits):
+    run = trainer(plan(test_images=len(small_digits.test), epochs=1)).run()
+    model, _ = load_weights(run.weights("last"))
+    with torch.no_grad():
+        right = model(to_float(small_digits.test.images)).argmax(dim=1) == small_digits.test.labels
+    assert run.metrics()[-1]["test_clean"] == pytest.approx(right.float().mean().item())
+
+
+def test_more_test_images_than_there_are_is_wrong_input(trainer, small_digits):
+    n = len(small_digits.test)
+    with pytest.raises(InputError, match=rf"test_images={n + 1} exceeds the {n} test images of"):
+        trainer(plan(test_images=n + 1))
 
 
 def test_run_folder_holds_settings_and_cost(trainer):
@@ -278,6 +313,22 @@ def test_unfinished_run_with_an_average_is_not_resumed_as_one_without(tmp_path):
     averaged.write_info({"settings": found.settings(), "finished": False})
     assert find_run(tmp_path, plan("pgd_at")) is None
     assert find_run(tmp_path, found).name == averaged.name
+
+
+def test_run_with_test_curves_serves_a_plan_without_and_not_vice_versa(tmp_path):
+    watched = finished(tmp_path / "a", plan(test_images=9))
+    assert find_run(tmp_path / "a", plan()).name == watched.name
+    assert find_run(tmp_path / "a", plan(test_images=8)) is None
+    finished(tmp_path / "b", plan())
+    assert find_run(tmp_path / "b", plan(test_images=9)) is None
+
+
+def test_run_from_before_a_setting_still_serves(tmp_path):
+    run = open_run(tmp_path, plan())
+    settings = plan().settings()
+    del settings["frame"]["test_images"]
+    run.write_info({"settings": settings, "finished": True})
+    assert find_run(tmp_path, plan()).name == run.name
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", ""])
