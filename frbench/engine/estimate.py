@@ -20,6 +20,7 @@ from frbench.engine.device import Device
 from frbench.engine.judge import Judge
 from frbench.engine.plan import Plan
 from frbench.engine.run import RunFolder
+from frbench.engine.threads import chosen_by_user, tune_threads
 from frbench.engine.trainer import Trainer
 
 CPU_BUDGET = 5.0
@@ -104,7 +105,8 @@ def estimate(
 ) -> Estimate:
     """Forecast the training of `plan`; nothing is written.
 
-    On a CPU it measures for about `CPU_BUDGET` seconds, with fewer or smaller steps if need be.
+    On a CPU it measures for about `CPU_BUDGET` seconds, with fewer or smaller steps if need be, and
+    first sets torch to the number of threads that trains fastest, unless OMP_NUM_THREADS is set.
 
     Args:
         plan: what would be trained.
@@ -160,6 +162,8 @@ class _Probe:
         count = steps
         if not self.device.cuda:
             startup += self._shrink()
+            if not chosen_by_user():
+                tune_threads(lambda: self.run(1, 0))
         for start in starts:
             first = self.seconds(1, start)
             if not self.device.cuda:

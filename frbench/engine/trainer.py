@@ -22,6 +22,7 @@ from frbench.engine.mechanisms.averages import averaged_tensors, empty_state, up
 from frbench.engine.memory import out_of_memory
 from frbench.engine.plan import Plan
 from frbench.engine.run import Progress, RunFolder
+from frbench.engine.threads import chosen_by_user
 from frbench.errors import FrbenchError, InputError
 from frbench.models import NORMALIZATIONS, Normalized, WeightsMeta, build_model, save_weights
 from frbench.provenance import provenance
@@ -129,6 +130,9 @@ class Trainer:
         if saved is None:
             return
         tensors, self.progress = saved
+        threads = self.folder.info().get("threads")
+        if isinstance(threads, int) and not (self.device.cuda or chosen_by_user()):
+            torch.set_num_threads(threads)  # sums are rounded as in the first part of the run
         own = self._tensors()
         if _shapes(own) != _shapes(tensors):
             raise FrbenchError(
@@ -269,6 +273,7 @@ class Trainer:
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "data_sha256": self._data_digest,
             "precision": self.device.precision,
+            "threads": None if self.device.cuda else torch.get_num_threads(),
             "provenance": provenance(self.device.describe()),
             "cost": {
                 "train_seconds": round(seconds, 2),

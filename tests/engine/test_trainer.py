@@ -94,6 +94,22 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted_bit_for_bit(train
     assert resumed.views() == ["best", "last", f"{average}-best", f"{average}-last"]
 
 
+def test_resumed_run_takes_the_number_of_threads_that_it_began_with(trainer, monkeypatch):
+    with pytest.raises(Kill):
+        trainer(plan()).run(Killer(epoch=1))
+    folder = trainer(plan()).folder
+    assert folder.info()["threads"] == torch.get_num_threads()
+    folder.write_info({**folder.info(), "threads": 7})
+    taken: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)  # seven real ones would be slow
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    trainer(plan()).resume()
+    assert taken == []
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    trainer(plan()).resume()
+    assert taken == [7]
+
+
 def test_one_seed_one_result_and_another_seed_another(trainer):
     first, again = trainer(plan(), "a").run(), trainer(plan(), "b").run()
     assert_equal_runs(first, again)
