@@ -75,9 +75,9 @@ class InnerAttack(BaseModel):
                 adversarial.requires_grad_(True)
                 loss = self.ascended(model(adversarial).float(), labels, target)
                 (gradient,) = torch.autograd.grad(loss, adversarial)
-                with torch.no_grad():
-                    adversarial = adversarial + self.step_size * gradient.sign_()
-                    adversarial = torch.clamp(adversarial, low, high)
+                # In place: nothing needs the last iterate any more, and memory is what this costs.
+                adversarial = adversarial.detach().add_(gradient.sign_(), alpha=self.step_size)
+                adversarial.clamp_(low, high)
         return adversarial.detach()
 
     def _target(self, model: nn.Module, images: Tensor) -> Tensor | None:
