@@ -7,6 +7,15 @@ from typing import Annotated
 
 import typer
 
+from frbench.errors import InputError
+
+
+def _device(name: str) -> str:
+    if name.startswith("cpu:"):
+        raise InputError(f"device '{name}' is not possible: cpu has no index; use cpu")
+    return name
+
+
 DefenseName = Annotated[
     str, typer.Argument(metavar="DEFENSE", help="A name or a composition such as trades+awp+ema.")
 ]
@@ -23,7 +32,7 @@ ProtocolName = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 RunsDir = Annotated[Path, typer.Option(help="Folder of run folders.")]
 ResultsDir = Annotated[Path, typer.Option(help="Folder that holds cells/.")]
-DeviceName = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+DeviceName = Annotated[str, typer.Option(help="auto, cpu or cuda.", callback=_device)]
 AttackList = Annotated[str, typer.Option(help="Columns: clean, fgsm, pgdN, cw, aa.")]
 SearchMode = Annotated[
     str, typer.Option(help="exact, or fast: a faster twin searches, the model itself judges.")

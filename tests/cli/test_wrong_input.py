@@ -34,6 +34,8 @@ TYPED = [
     ("evaluate RUN --stages apgd-tt", "unknown AutoAttack stage 'apgd-tt': did you mean 'apgd-t'?"),
     ("evaluate RUN --norm L3", "unknown norm 'L3'"),
     ("evaluate RUN --device gpu", "unknown device 'gpu'; use cpu or cuda"),
+    ("evaluate RUN --device cpu:7", "device 'cpu:7' is not possible: cpu has no index; use cpu"),
+    (f"{SMOKE} --device cpu:0", "device 'cpu:0' is not possible: cpu has no index; use cpu"),
     ("list defense", "unknown list 'defense': did you mean 'defenses'?"),
     ("data fetch cifr10", "unknown dataset 'cifr10': did you mean 'cifar10'?"),
     ("leaderboard --format jsn", "unknown format 'jsn': did you mean 'json'?"),
