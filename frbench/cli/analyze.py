@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 import typer
 from rich.console import Console
 
-from frbench.cli.options import DeviceName, RunsDir, Seed
+from frbench.cli.options import DeviceName, Form, Format, RunsDir, Seed
 from frbench.errors import InputError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` does not need it
@@ -25,8 +25,6 @@ TargetList = Annotated[
     typer.Argument(metavar="TARGET...", help="Run, natural, file:PATH, robustbench:ID, timm:NAME."),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for JSON, CSV, SVG and PNG.")]
-Form = Literal["table", "json"]
-Format = Annotated[Form, typer.Option("--format", help="What is printed.")]
 OUT = Path("results/local/analysis")
 RUNS = Path("runs")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from frbench.cli.leaderboard import RESULTS
-from frbench.cli.options import DeviceName, ResultsDir, RunsDir, Seed
+from frbench.cli.options import DeviceName, Format, ResultsDir, RunsDir, Seed
 
 
 def audit(
@@ -33,9 +33,7 @@ def audit(
     seed: Seed = 0,
     runs_dir: RunsDir = Path("runs"),
     results_dir: ResultsDir = RESULTS,
-    form: Annotated[
-        Literal["table", "json"], typer.Option("--format", help="What is printed.")
-    ] = "table",
+    form: Format = "table",
 ) -> None:
     """Is a robust accuracy to be trusted? Twelve checks, one verdict: trusted, suspicious, broken.
 

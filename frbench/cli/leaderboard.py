@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from frbench.cli.options import ResultsDir
+
 # The stages are imported where they are used: pandas and scipy take longer to import than most
 # commands take to run.
 
 RESULTS = Path("results/local")
-
-ResultsDir = Annotated[Path, typer.Option("--results-dir", help="Folder that holds cells/.")]
 
 
 def leaderboard(

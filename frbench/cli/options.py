@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -33,6 +33,8 @@ Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 RunsDir = Annotated[Path, typer.Option(help="Folder of run folders.")]
 ResultsDir = Annotated[Path, typer.Option(help="Folder that holds cells/.")]
 DeviceName = Annotated[str, typer.Option(help="auto, cpu or cuda.", callback=_device)]
+Form = Literal["table", "json"]
+Format = Annotated[Form, typer.Option("--format", help="What is printed.")]
 AttackList = Annotated[str, typer.Option(help="Columns: clean, fgsm, pgdN, cw, aa.")]
 SearchMode = Annotated[
     str, typer.Option(help="exact, or fast: a faster twin searches, the model itself judges.")

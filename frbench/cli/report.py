@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from frbench.cli.options import ResultsDir, RunsDir
+
 Output = Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")]
-ResultsDir = Annotated[Path, typer.Option("--results-dir", help="Folder that holds cells/.")]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of run folders.")]
 WithGallery = Annotated[
     bool, typer.Option("--gallery/--no-gallery", help="Show images and their adversarial versions.")
 ]
