@@ -23,13 +23,23 @@ class Subjects:
     targets: tuple[Target, ...]
     dataset: Dataset
 
-    def images(self, n: int) -> ImageSet:
-        """The first `n` test images; raises InputError when there are not as many."""
-        split = self.dataset.test
-        if not 0 < n <= len(split):
+    def count(self, n: int | None, default: int) -> int:
+        """`n`, or where it is None `default`, or all test images where there are fewer.
+
+        Raises InputError when there are not `n`.
+        """
+        available = len(self.dataset.test)
+        if n is None:
+            return min(default, available)
+        if not 0 < n <= available:
             raise InputError(
-                f"n {n} is not possible: {self.dataset.name} has 1 to {len(split)} test images"
+                f"n {n} is not possible: {self.dataset.name} has 1 to {available} test images"
             )
+        return n
+
+    def images(self, n: int | None, default: int = 0) -> ImageSet:
+        """The first test images, as many as `count` says."""
+        split, n = self.dataset.test, self.count(n, default)
         data = DataRange(dataset=self.dataset.name, sha256=split.sha256, stop=n)
         return ImageSet(split.images[:n].float().div(255), split.labels[:n], data)
 

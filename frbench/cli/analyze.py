@@ -27,11 +27,20 @@ TargetList = Annotated[
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for JSON, CSV, SVG and PNG.")]
 OUT = Path("results/local/analysis")
 RUNS = Path("runs")
+# Images of a command where `--n` is not given; all there are where those are fewer.
+_LOWPASS, _SPECTRUM, _FOURIER, _CLAIMS = 1000, 128, 256, 256
 
 
 def lowpass(
     targets: TargetList,
-    n: Annotated[int, typer.Option(min=1, help="Test images, from the first on.")] = 1000,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Test images, from the first on.",
+            show_default=f"{_LOWPASS} or all if fewer",
+        ),
+    ] = None,
     bandwidths: Annotated[
         str | None, typer.Option(help="Even numbers; default: 32,28,24,20,16 for 32 x 32 images.")
     ] = None,
@@ -64,7 +73,7 @@ def lowpass(
     with _progress():
         study = filter_study(
             subjects.targets,
-            subjects.images(n),
+            subjects.images(n, _LOWPASS),
             bandwidths=None if bandwidths is None else parse_bandwidths(bandwidths),
             kind=kind,
             clamp=clamp,
@@ -77,7 +86,14 @@ def lowpass(
 
 def spectrum(
     targets: TargetList,
-    n: Annotated[int, typer.Option(min=2, help="Test images for the mean spectra.")] = 128,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Test images for the mean spectra.",
+            show_default=f"{_SPECTRUM} or all if fewer",
+        ),
+    ] = None,
     attacks: Annotated[str, typer.Option(help="Columns: fgsm, pgdN, cw, aa.")] = "fgsm,pgd20,cw",
     images: Annotated[str, typer.Option(help="Test images shown as in Figure 2.")] = "13,1",
     device: DeviceName = "auto",
@@ -110,7 +126,7 @@ def spectrum(
             classes=subjects.dataset.classes,
             seed=seed,
         ).save(out)
-        study = spectrum_study(subjects.targets, subjects.images(n), columns, seed=seed)
+        study = spectrum_study(subjects.targets, subjects.images(n, _SPECTRUM), columns, seed=seed)
     _finish(study, out, form)
 
 
@@ -159,7 +175,10 @@ def curves(
 
 def fourier(
     targets: TargetList,
-    n: Annotated[int, typer.Option(min=1, help="Test images.")] = 256,
+    n: Annotated[
+        int | None,
+        typer.Option(min=1, help="Test images.", show_default=f"{_FOURIER} or all if fewer"),
+    ] = None,
     norm: Annotated[float, typer.Option(help="L2 norm added to each channel.")] = 4.0,
     step: Annotated[
         int, typer.Option(min=1, help="2: every second frequency, 4 times faster.")
@@ -177,7 +196,7 @@ def fourier(
     from frbench.analysis.fourier import fourier_study
 
     subjects = _prepare(targets, device, runs_dir, out)
-    everything = subjects.images(len(subjects.dataset.test))
+    n, everything = subjects.count(n, _FOURIER), subjects.images(len(subjects.dataset.test))
     with _progress():
         study = fourier_study(
             subjects.targets, everything, norm=norm, images=n, step=step, seed=seed
@@ -190,7 +209,12 @@ def claims(
     natural: Annotated[str, typer.Option(help="TARGET that was trained without attacks.")] = (
         "natural"
     ),
-    n: Annotated[int, typer.Option(min=2, help="Test images for accuracies.")] = 256,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Test images for accuracies.", show_default=f"{_CLAIMS} or all if fewer"
+        ),
+    ] = None,
     spectrum_n: Annotated[int, typer.Option(min=2, help="Of these, for spectra.")] = 64,
     device: DeviceName = "auto",
     seed: Seed = 0,
@@ -211,8 +235,8 @@ def claims(
     from frbench.attacks import specs
 
     subjects = _prepare([natural, *targets], device, runs_dir, out)
-    samples = subjects.images(n)
-    few = subjects.images(min(n, spectrum_n))
+    samples = subjects.images(n, _CLAIMS)
+    few = subjects.images(min(len(samples), spectrum_n))
     with _progress():
         accuracies = filter_study(subjects.targets, samples, seed=seed)
         spectra = spectrum_study(subjects.targets, few, [specs()["pgd20"]], seed=seed)

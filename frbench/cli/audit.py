@@ -64,10 +64,11 @@ def audit(
         others = named_sources(sources, audited, device=where.device, runs_dir=runs_dir)
     else:
         others = default_sources(audited, device=where.device, runs_dir=runs_dir, console=log)
+    split = load_dataset(audited.record.dataset).test
     report = carry_out(
         audited,
-        load_dataset(audited.record.dataset).test,
-        n=n if n is not None else (1000 if where.cuda else 128),
+        split,
+        n=n if n is not None else min(1000 if where.cuda else 128, len(split)),
         sources=others,
         eps=radius,
         seed=seed,

@@ -59,6 +59,23 @@ def test_stdout_is_the_json_that_is_written(command: typer.Typer, tmp_path: Path
     assert content["data"]["stop"] == 50 and len(content["entries"]) == 4
 
 
+@pytest.mark.parametrize(
+    ("words", "file", "images"),
+    [
+        (("lowpass", "one", "--bandwidths", "8", "--no-attack"), "lowpass", 200),
+        (("spectrum", "one", "--attacks", "fgsm", "--images", "2"), "spectrum", 128),
+        (("fourier", "one", "--step", 4), "fourier", 200),
+        (("claims", "two", "--natural", "one"), "lowpass", 200),
+    ],
+)
+def test_without_n_a_small_test_set_is_used_whole(
+    command: typer.Typer, tmp_path: Path, words: tuple[object, ...], file: str, images: int
+) -> None:
+    run(command, *words, "--device", "cpu", "--out", tmp_path)
+    content = json.loads((tmp_path / f"{file}.json").read_text())
+    assert content.get("images", content["data"]["stop"]) == images
+
+
 def test_models_of_one_name_are_told_apart(command: typer.Typer, tmp_path: Path) -> None:
     printed = run(command, "kernels", "one", "same", "--device", "cpu", "--out", tmp_path)
     assert "same" in printed
@@ -88,6 +105,12 @@ def test_wrong_arguments_are_told_before_anything_is_computed(
     for message, words in (
         ("not a folder", ("kernels", "one", "--out", tmp_path / "file" / "x")),
         ("has 1 to 200 test images", ("lowpass", "one", "--n", 201, "--out", tmp_path)),
+        ("has 1 to 200 test images", ("spectrum", "one", "--n", 201, "--out", tmp_path)),
+        ("has 1 to 200 test images", ("fourier", "one", "--n", 201, "--out", tmp_path)),
+        (
+            "has 1 to 200 test images",
+            ("claims", "one", "--natural", "two", "--n", 201, "--out", tmp_path),
+        ),
         ("leave --no-attack out", ("lowpass", "one", "--adaptive", "--no-attack")),
         ("adds nothing", ("spectrum", "one", "--attacks", "clean")),
         ("not whole numbers", ("spectrum", "one", "--images", "horse")),

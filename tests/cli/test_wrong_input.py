@@ -63,6 +63,7 @@ TYPED = [
     ("evaluate RUN --eps -1/255", "is not in (0, 1]"),
     ("evaluate RUN --eps huge", "eps 'huge' is not a number: write it as 8/255"),
     ("evaluate RUN --attacks ,", "no attack given"),
+    ("analyze lowpass RUN --n 361", "n 361 is not possible: digits has 1 to 360 test images"),
     ("analyze lowpass RUN --n 8 --bandwidths 7", "bandwidth 7 is not an even number"),
     # targets
     ("evaluate naturl", "unknown target 'naturl': did you mean 'natural'?"),
