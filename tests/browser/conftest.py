@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from frbench.attacks.columns import specs
 from frbench.data import load_dataset
-from frbench.evaluation.cells import Cell, CellStore, DataRange, ModelRecord
+from frbench.evaluation.cells import Cell, CellStore, ModelRecord
 from frbench.report import write_report
 
 ARGUMENTS = (
@@ -35,7 +34,11 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def report_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report_file(
+    model_record: Callable[..., ModelRecord],
+    make_cell: Callable[..., Cell],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """Real digits under made-up verdicts, with curves, audits, spectra and a gallery."""
     root = tmp_path_factory.mktemp("browser")
     sha256 = load_dataset("digits").test.sha256
@@ -46,48 +49,30 @@ def report_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "at_fr_swa": (28, 25, 24, 20),
         "<b>hostile</b>": (31, 4, 2, None),
     }.items():
+        record = model_record(name, **_smoke(name))
         for attack, correct in zip(("clean", "fgsm", "pgd20", "aa"), counts, strict=True):
             if correct is not None:
-                _save(store, _record(name), attack, correct, sha256)
+                verdicts = "1" * correct + "0" * (N - correct)
+                store.save(make_cell(record, attack, verdicts, sha256=sha256))
     _write_extras(root)
     output = root / "report.html"
     write_report(output, root / "results", root / "runs")
     return output
 
 
-def _record(name: str) -> ModelRecord:
-    return ModelRecord(
-        name=name,
-        target=f"smoke-{name.strip('</b>')}-s0",
-        digest=(name.encode().hex() + "0" * 64)[:64],
-        architecture="tiny",
-        parameters=5_122,
-        dataset="digits",
-        classes=10,
-        source="run",
-        defense=name,
-        preset="quick" if "<" in name else "smoke",
-        weights="best",
-        seed=0,
-        epoch=4,
-        comparable="<" in name,
-        cost={"train_seconds": 10.0 * len(name), "forward_units": 7.0},
-    )
-
-
-def _save(store: CellStore, model: ModelRecord, attack: str, correct: int, sha256: str) -> None:
-    spec = specs()[attack]
-    cell = Cell(
-        model=model,
-        attack=spec,
-        data=DataRange(dataset="digits", sha256=sha256, stop=N),
-        batch=256,
-        versions={"torch": "2.11.0"},
-        verdicts=dict.fromkeys(spec.stages, "1" * correct + "0" * (N - correct)),
-        seconds=dict.fromkeys(spec.stages, 1.25),
-        provenance={"device": "a test device", "commit": "abc"},
-    )
-    store.save(cell)
+def _smoke(name: str) -> dict[str, Any]:
+    """What a run of a tiny network on the digits has of its own."""
+    return {
+        "target": f"smoke-{name.strip('</b>')}-s0",
+        "architecture": "tiny",
+        "parameters": 5_122,
+        "dataset": "digits",
+        "preset": "quick" if "<" in name else "smoke",
+        "protocol": None,
+        "epoch": 4,
+        "comparable": "<" in name,
+        "cost": {"train_seconds": 10.0 * len(name), "forward_units": 7.0},
+    }
 
 
 def _write_extras(root: Path) -> None:
@@ -97,7 +82,7 @@ def _write_extras(root: Path) -> None:
         },
         "results/audits/a.json": {
             "target": "pgd_at",
-            "digest": _record("pgd_at").digest,
+            "digest": "pgd_at".ljust(64, "0"),
             "verdict": "suspicious",
             "reasons": ["Square finds more than the gradient attacks"],
         },

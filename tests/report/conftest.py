@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from frbench.attacks.columns import specs
-from frbench.evaluation.cells import Cell, CellStore, DataRange, ModelRecord
+from frbench.evaluation.cells import Cell, CellStore, ModelRecord
 from frbench.report import write_report
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -19,67 +18,42 @@ N = 40
 HOSTILE = "</script><img src=x onerror=alert(1)>$\\frac &amp; \x07'\""
 
 
-def record(name: str, **changes: Any) -> ModelRecord:
-    fields: dict[str, Any] = {
-        "name": name,
-        "target": f"paper-{name}-s0-abc",
-        "digest": (name.encode().hex() + "0" * 64)[:64],
-        "architecture": "wrn-34-10",
-        "parameters": 46_160_474,
-        "dataset": "cifar10",
-        "classes": 10,
-        "source": "run",
-        "defense": name,
-        "preset": "paper",
-        "protocol": "common",
-        "weights": "best",
-        "seed": 0,
-        "epoch": 76,
-        "cost": {"train_seconds": 100.0 * len(name), "forward_units": 7.0},
-    }
-    return ModelRecord(**{**fields, **changes})
-
-
-def save(store: CellStore, model: ModelRecord, attack: str, correct: int) -> Cell:
-    spec = specs()[attack]
-    verdicts = "1" * correct + "0" * (N - correct)
-    cell = Cell(
-        model=model,
-        attack=spec,
-        data=DataRange(dataset="cifar10", sha256="d" * 64, stop=N),
-        batch=128,
-        versions={"torch": "2.11.0"},
-        verdicts=dict.fromkeys(spec.stages, verdicts),
-        seconds=dict.fromkeys(spec.stages, 1.5),
-        provenance={"device": "a test", "commit": "abc"},
-    )
-    store.save(cell)
-    return cell
-
-
-def fill(root: Path) -> None:
+@pytest.fixture(scope="session")
+def fill(
+    model_record: Callable[..., ModelRecord], make_cell: Callable[..., Cell]
+) -> Callable[[Path], None]:
     """Four rows: three of the paper preset under five attacks, one hostile and not comparable."""
-    store = CellStore(root)
     rows = {"pgd_at": (34, 25, 22, 21, 20), "trades": (33, 26, 24, 22, 21), "awp": (35, 9, 8, 7, 6)}
-    for name, counts in rows.items():
-        for attack, correct in zip(("clean", "fgsm", "pgd20", "cw", "aa"), counts, strict=True):
-            save(store, record(name), attack, correct)
-    hostile = record(
-        HOSTILE, digest="f" * 64, defense=None, preset="quick", comparable=False, note=HOSTILE
-    )
-    save(store, hostile, "clean", 30)
-    save(store, hostile, "pgd20", 3)
+
+    def record(name: str, **changes: Any) -> ModelRecord:
+        cost = {"train_seconds": 100.0 * len(name), "forward_units": 7.0}
+        return model_record(name, target=f"paper-{name}-s0-abc", cost=cost, **changes)
+
+    def save(root: Path, model: ModelRecord, attack: str, correct: int) -> None:
+        CellStore(root).save(make_cell(model, attack, "1" * correct + "0" * (N - correct)))
+
+    def fill_in(root: Path) -> None:
+        for name, counts in rows.items():
+            for attack, correct in zip(("clean", "fgsm", "pgd20", "cw", "aa"), counts, strict=True):
+                save(root, record(name), attack, correct)
+        hostile = record(
+            HOSTILE, digest="f" * 64, defense=None, preset="quick", comparable=False, note=HOSTILE
+        )
+        save(root, hostile, "clean", 30)
+        save(root, hostile, "pgd20", 3)
+
+    return fill_in
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> Path:
+def results(fill: Callable[[Path], None], tmp_path: Path) -> Path:
     """A results folder of its own, see `fill`."""
     fill(tmp_path / "results")
     return tmp_path / "results"
 
 
 @pytest.fixture(scope="session")
-def shared_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_results(fill: Callable[[Path], None], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder that no test changes."""
     root = tmp_path_factory.mktemp("shared") / "results"
     fill(root)
