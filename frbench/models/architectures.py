@@ -111,7 +111,7 @@ def _three_channels(name: str, channels: int) -> None:
 
 
 _ARCHITECTURES = (
-    Architecture("quick", "small residual network for CPUs, 78,378 parameters", QuickNet),
+    Architecture("quick", "small residual network for CPUs, 309,322 parameters", QuickNet),
     Architecture("tiny", "a few thousand parameters for 8x8 digits, for tests", tiny),
     Architecture("resnet18", "ResNet-18, 11.2 M parameters (robustbench)", _resnet18),
     Architecture(
