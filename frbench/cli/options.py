@@ -7,15 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from frbench.errors import InputError
-
-
-def _device(name: str) -> str:
-    if name.startswith("cpu:"):
-        raise InputError(f"device '{name}' is not possible: cpu has no index; use cpu")
-    return name
-
-
 DefenseName = Annotated[
     str, typer.Argument(metavar="DEFENSE", help="A name or a composition such as trades+awp+ema.")
 ]
@@ -32,7 +23,7 @@ ProtocolName = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 RunsDir = Annotated[Path, typer.Option(help="Folder of run folders.")]
 ResultsDir = Annotated[Path, typer.Option(help="Folder that holds cells/.")]
-DeviceName = Annotated[str, typer.Option(help="auto, cpu or cuda.", callback=_device)]
+DeviceName = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Form = Literal["table", "json"]
 Format = Annotated[Form, typer.Option("--format", help="What is printed.")]
 AttackList = Annotated[str, typer.Option(help="Columns: clean, fgsm, pgdN, cw, aa.")]

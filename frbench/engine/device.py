@@ -75,6 +75,8 @@ def find_device(name: str = "auto", precision: str = "auto", compile_: Compile =
         device = torch.device(name)
     except RuntimeError:
         raise InputError(f"unknown device '{name}'; use cpu or cuda") from None
+    if device.type == "cpu" and device.index is not None:
+        raise InputError(f"device '{name}' is not possible: cpu has no index; use cpu")
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"device '{name}' is not supported; use cpu or cuda")
     if device.type == "cuda" and (not cuda or (device.index or 0) >= torch.cuda.device_count()):
