@@ -77,13 +77,14 @@ def plain_call(
     if name == "aa":
         suite = AutoAttack(target.model, device=images.device, eps=EPS, seed=options.seed)
         _, predicted = suite.run_standard_evaluation(images, labels, batch_size=options.batch)
-        return predicted == labels
+        return torch.eq(predicted, labels)
     attacks = {
         "fgsm": torchattacks.FGSM(target.model, eps=EPS),
         "pgd20": torchattacks.PGD(target.model, eps=EPS, alpha=EPS / 4, steps=20),
     }
+    batches = torch.split(images, options.batch), torch.split(labels, options.batch)
     right = []
-    for x, y in zip(images.split(options.batch), labels.split(options.batch), strict=True):
+    for x, y in zip(*batches, strict=True):
         torch.manual_seed(options.seed)
         adversarial = attacks[name](x, y)
         with torch.no_grad():

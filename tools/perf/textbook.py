@@ -29,7 +29,7 @@ Gradient = Callable[[Tensor, Tensor], Tensor]
 
 def textbook(loss: Tensor, images: Tensor) -> Tensor:
     """Gradient to `images`; the parameters get theirs as well."""
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     assert images.grad is not None
     return images.grad
 
@@ -65,7 +65,7 @@ class PlainStep:
         adversarial = self.perturb(images, labels, noise)
         self.optimizer.zero_grad()
         loss = F.cross_entropy(self.model(adversarial), labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return loss.item()
 

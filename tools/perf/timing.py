@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -33,7 +34,7 @@ class CudaClock:
     """CUDA events; the host waits for the device before and after the work, never within it."""
 
     def measure(self, work: Callable[[], object]) -> float:
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
         begin.record()
         work()
@@ -111,8 +112,8 @@ def interleave(
     samples: dict[str, list[float]] = {c.name: [] for c in candidates}
     for turn in range(repeats):
         for candidate in candidates if turn % 2 == 0 else reversed(candidates):
-            size, run = sizes[candidate.name], candidate.run
-            samples[candidate.name].append(clock.measure(lambda r=run, n=size: r(n)) / size)
+            size = sizes[candidate.name]
+            samples[candidate.name].append(clock.measure(partial(candidate.run, size)) / size)
     return {name: Timing(name, sizes[name], tuple(taken)) for name, taken in samples.items()}
 
 
