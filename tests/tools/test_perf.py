@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
+from frbench.attacks import specs
+from frbench.attacks.columns import autoattack
 from frbench.data import load_dataset, to_float
 from frbench.data.types import make_split
 from frbench.engine.device import find_device
 from frbench.engine.plan import resolve
 from frbench.engine.step import TrainingStep
+from frbench.evaluation import Target
 from frbench.models import build_model
+from tools.perf import evaluate
 from tools.perf.__main__ import main
 from tools.perf.machine import forward_flops
-from tools.perf.report import Figure, Result, Table, slug, write
+from tools.perf.report import Figure, Result, Table, show, slug, write
 from tools.perf.textbook import PlainStep, careful, loader, textbook
 from tools.perf.timing import Candidate, WallClock, interleave
 
@@ -191,6 +197,69 @@ def test_a_rehearsal_never_replaces_a_measurement(tmp_path, capsys):
     assert "Data path" in captured.err
     rows = json.loads(path.read_text())["tables"][0]["rows"]
     assert [len(row["samples"]) for row in rows] == [2, 2]
+
+
+def test_fewer_than_five_samples_are_a_rehearsal_and_say_so(tmp_path, capsys):
+    few, enough = Result("data", {"repeats": 4}), Result("data", {"repeats": 5})
+    assert write(few, CPU, tmp_path, rehearsal=False).name == "data-rehearsal.json"
+    assert write(enough, CPU, tmp_path, rehearsal=False).name == "data.json"
+    (path,) = tmp_path.glob("*/data-rehearsal.json")
+    assert json.loads(path.read_text())["rehearsal"] is True
+    for result in (few, enough):
+        show(result, Console(stderr=True))
+    assert capsys.readouterr().err == "medians of 4 samples: a rehearsal, since a claim needs 5\n"
+
+
+@pytest.mark.parametrize("option", ["--repeats", "--batch", "--images", "--seeds", "--threads"])
+def test_sizes_are_numbers_from_one_on(option, capsys):
+    for value in ("0", "-1", "many"):
+        with pytest.raises(SystemExit) as stopped:
+            main([option, value])
+        assert stopped.value.code == 2
+        assert f"'{value}' is no number from 1 on" in capsys.readouterr().err
+
+
+@pytest.fixture
+def small_evaluation(small_digits, model_record, monkeypatch):
+    """The evaluation suite on digits: a network that is trained a little stands for all targets."""
+    torch.manual_seed(0)
+    model = build_model("tiny", classes=10, channels=1).train()
+    images, labels = to_float(small_digits.train.images), small_digits.train.labels
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(60):
+        optimizer.zero_grad()
+        noisy = images + 8 / 255 * torch.randn_like(images).sign()
+        torch.nn.functional.cross_entropy(model(noisy), labels).backward()
+        optimizer.step()
+
+    def resolve_target(name, **_):
+        record = model_record(name, architecture="tiny", dataset="digits")
+        return Target(copy.deepcopy(model).eval().requires_grad_(False), record)
+
+    monkeypatch.setattr(evaluate, "resolve_target", resolve_target)
+    monkeypatch.setattr(evaluate, "load_dataset", lambda _: small_digits)
+    short = {**specs(), "aa": autoattack(stages=("apgd-ce",))}
+    monkeypatch.setattr(evaluate, "specs", lambda: short)
+
+
+def test_both_searches_are_compared_with_the_library_verdict_by_verdict(
+    small_evaluation, tmp_path, capsys
+):
+    arguments = ["--device", "cpu", "--suite", "eval", "--quick", "--run", "robust"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*/eval-rehearsal.json")
+    found = json.loads(path.read_text())
+    assert len(found["tables"]) == 2
+    for table, library in zip(found["tables"], ("torchattacks", "pyautoattack"), strict=True):
+        assert [row["name"] for row in table["rows"]] == [library, "exact", "fast"]
+        for row in table["rows"]:
+            assert len(row["samples"]) == 2 and 0 <= row["robust_accuracy"] <= 100
+        plain, exact, _ = table["rows"]
+        assert exact["identical_verdicts"] == "8/8"
+        assert exact["robust_accuracy"] == plain["robust_accuracy"]
+    claims = [figure["claim"] for figure in found["figures"]]
+    assert sum("exact search, share of identical verdicts" in claim for claim in claims) == 2
+    assert sum("fast search, share of identical verdicts" in claim for claim in claims) == 2
 
 
 def test_wrong_input_is_one_line(tmp_path, capsys):

@@ -1,6 +1,6 @@
 """Measure speed, print tables, keep JSON.
 
-python -m tools.perf --device cpu --suite train
+python -m tools.perf --suite train
 python -m tools.perf --device cuda --suite all --run runs/NAME
 """
 
@@ -19,7 +19,7 @@ from frbench.engine.plan import default_preset
 from frbench.errors import FrbenchError
 from tools.perf import bench, data, evaluate, precision, train
 from tools.perf.options import Options
-from tools.perf.report import Result, show, write
+from tools.perf.report import ENOUGH, Result, show, write
 
 SUITES: dict[str, Callable[[Options], Result]] = {
     "train": train.run,
@@ -75,21 +75,26 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("results/perf"),
         help="folder of the results (default results/perf)",
     )
-    add("--repeats", type=int, default=5, help="samples behind every median (default 5)")
+    add(
+        "--repeats",
+        type=_positive,
+        default=ENOUGH,
+        help=f"samples behind every median (default {ENOUGH}; fewer make it a rehearsal)",
+    )
     add("--seconds", type=float, default=2.0, help="length of one sample (default 2)")
-    add("--threads", type=int, help="on the CPU (default: torch's own choice)")
+    add("--threads", type=_positive, help="on the CPU (default: torch's own choice)")
     add("--models", help="of suite train, joined by commas (default quick; resnet18 on CUDA)")
     add("--recipes", default="", help="of suite train, joined by commas (default all)")
     add(
         "--batch",
-        type=int,
+        type=_positive,
         default=128,
         help="images a step, and a chunk of an evaluation (default 128)",
     )
-    add("--images", type=int, help="to attack (default 256; 1000 on CUDA)")
+    add("--images", type=_positive, help="to attack (default 256; 1000 on CUDA)")
     add("--run", help="run folder of a robust model, for AutoAttack")
     add("--preset", help="of bench and precision (default quick; resnet18 on CUDA)")
-    add("--seeds", type=int, default=1, help="trainings a precision (default 1)")
+    add("--seeds", type=_positive, default=1, help="trainings a precision (default 1)")
     add("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of these trainings")
     add(
         "--folder",
@@ -98,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--quick", action="store_true", help="a rehearsal: tiny sizes, numbers that say nothing")
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number from 1 on")
+    return int(text)
 
 
 def _options(typed: argparse.Namespace) -> Options:

@@ -19,6 +19,8 @@ from frbench.engine.device import Device
 from frbench.provenance import provenance
 
 SCHEMA = 1
+ENOUGH = 5
+"""Samples behind a median that may be claimed; with fewer it is a rehearsal."""
 _HIDDEN = {"samples", "units_a_repeat", "fastest", "slowest"}
 
 
@@ -60,8 +62,10 @@ class Result:
 def write(result: Result, device: Device, out: Path, *, rehearsal: bool) -> Path:
     """Save as `<out>/<device>/<suite>.json` and return the path.
 
-    A rehearsal is kept apart as `<suite>-rehearsal.json`, so that it replaces no measurement.
+    A rehearsal is kept apart as `<suite>-rehearsal.json`, so that it replaces no measurement; so
+    are medians of fewer than `ENOUGH` samples.
     """
+    rehearsal = rehearsal or _too_few(result)
     name = f"{result.suite}-rehearsal" if rehearsal else result.suite
     path = out / slug(device.describe()) / f"{name}.json"
     storage.write_json(path, as_json(result, device, rehearsal=rehearsal))
@@ -112,6 +116,15 @@ def show(result: Result, console: Console) -> None:
         console.print(_rich("Figures to reach", rows))
     for note in result.notes:
         console.print(note)
+    if _too_few(result):
+        console.print(
+            f"medians of {result.settings['repeats']} samples: a rehearsal, since a claim needs "
+            f"{ENOUGH}"
+        )
+
+
+def _too_few(result: Result) -> bool:
+    return int(result.settings.get("repeats", ENOUGH)) < ENOUGH
 
 
 def _rich(title: str, rows: list[dict[str, Any]]) -> RichTable:
