@@ -5,6 +5,8 @@ DEFENSE ?= at_fr_swa
 PRESET ?=
 SEEDS ?= 1
 DEVICE ?= auto
+# Further arguments of the speed measurements, such as PERF='--suite eval --run runs/NAME'.
+PERF ?=
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3 2>/dev/null))
 
 BIN := .venv/bin
@@ -73,8 +75,8 @@ format: $(READY) ## let ruff rewrite the layout
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-perf: $(READY) ## measure every speed claim, results in results/perf
-	@$(BIN)/python -m tools.perf --device $(if $(filter auto,$(DEVICE)),cpu,$(DEVICE))
+perf: $(READY) ## measure every speed claim, results in results/perf; PERF='--suite eval --run RUN' says which
+	@$(BIN)/python -m tools.perf --device $(DEVICE) $(PERF)
 
 parity: $(READY) ## our verdicts against plain library calls, image by image
 	@$(BIN)/python tools/parity.py
