@@ -14,7 +14,7 @@ from torch import nn
 from frbench.compat import robustbench_module
 from frbench.errors import InputError
 from frbench.models.normalization import Normalization, Normalized
-from frbench.models.quick import QuickNet, tiny
+from frbench.models.quick import quick, tiny
 from frbench.names import lookup, unknown
 
 TIMM = "timm:"
@@ -111,7 +111,7 @@ def _three_channels(name: str, channels: int) -> None:
 
 
 _ARCHITECTURES = (
-    Architecture("quick", "small residual network for CPUs, 309,322 parameters", QuickNet),
+    Architecture("quick", "small residual network for CPUs, 309,322 parameters", quick),
     Architecture("tiny", "a few thousand parameters for 8x8 digits, for tests", tiny),
     Architecture("resnet18", "ResNet-18, 11.2 M parameters (robustbench)", _resnet18),
     Architecture(

@@ -69,7 +69,7 @@ def _without_batchnorm(net: nn.Module) -> tuple[nn.Module, list[tuple[str, str]]
     """A traced copy of `net` in which each conv-BatchNorm pair is one convolution with bias."""
     copied = copy.deepcopy(net).eval()
     try:
-        graph = fx.symbolic_trace(copied)
+        graph = fx.GraphModule(copied, _Tracer().trace(copied))
     except (fx.proxy.TraceError, TypeError, RuntimeError):
         return copied, []  # control flow that depends on the input: attack the network as it is
     modules = dict(graph.named_modules())
@@ -86,6 +86,13 @@ def _without_batchnorm(net: nn.Module) -> tuple[nn.Module, list[tuple[str, str]]
     graph.delete_all_unused_submodules()
     graph.recompile()
     return graph, pairs
+
+
+class _Tracer(fx.Tracer):
+    """Sees a subclass of a convolution as one step, as torch's own."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, nn.Conv2d) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _pair(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, str] | None:

@@ -7,7 +7,7 @@ import torch
 
 from frbench.errors import InputError
 from frbench.models import NORMALIZATIONS, Normalization, architectures, build_model
-from frbench.models.quick import QuickNet
+from frbench.models.quick import PatchConv, quick
 
 
 def parameters(model: torch.nn.Module) -> int:
@@ -62,11 +62,22 @@ def test_preactresnet18_is_rice_network_with_the_activated_shortcut():
     assert isinstance(net.bn, torch.nn.BatchNorm2d)
 
 
-def test_quick_halves_the_image_in_its_stem_and_later_stages():
-    net = QuickNet(10, widths=(4, 8, 16))
+def test_quick_sees_patches_and_halves_them_in_later_stages():
+    net = quick(10)
     x = net.stem(torch.rand(1, 3, 32, 32))
-    assert x.shape == (1, 4, 16, 16)
-    assert net.stages(x).shape == (1, 16, 4, 4)
+    assert x.shape == (1, 32, 8, 8)
+    assert net.stages(x).shape == (1, 128, 2, 2)
+
+
+def test_patches_are_a_convolution_with_their_stride():
+    conv, images = PatchConv(3, 5, patch=4).double(), torch.rand(2, 3, 32, 24).double()
+    images.requires_grad_(True)
+    expected = torch.nn.functional.conv2d(images, conv.weight, stride=4)
+    assert torch.allclose(conv(images), expected, rtol=0, atol=1e-12)
+    leaves = (images, conv.weight)
+    found = torch.autograd.grad(conv(images).square().sum(), leaves)
+    for one, other in zip(found, torch.autograd.grad(expected.square().sum(), leaves), strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-11)
 
 
 def test_normalization_is_inside_the_model_and_outside_its_state_dict():
