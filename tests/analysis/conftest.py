@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -45,21 +42,6 @@ def train_on(samples: ImageSet, seed: int) -> nn.Module:
     return model
 
 
-@contextlib.contextmanager
-def single_thread() -> Iterator[None]:
-    """These models are so small that threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    with single_thread():
-        yield
-
-
 @pytest.fixture(scope="session")
 def digits() -> ImageSet:
     """200 real 8 x 8 images of digits, one channel."""
@@ -70,6 +52,5 @@ def digits() -> ImageSet:
 
 @pytest.fixture(scope="session")
 def targets(digits: ImageSet) -> list[Target]:
-    with single_thread():
-        models = [train_on(digits, seed) for seed in (0, 1)]
+    models = [train_on(digits, seed) for seed in (0, 1)]
     return [make_target(model, name) for model, name in zip(models, ("one", "two"), strict=True)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,16 +10,7 @@ from torch import nn
 
 from frbench.data import Dataset, load_dataset, to_float
 from frbench.evaluation import CellStore, ModelRecord, Target
-from frbench.models import weights_digest
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On networks this small, more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from frbench.models import build_model, weights_digest
 
 
 @pytest.fixture(scope="session")
@@ -44,25 +34,42 @@ def as_target(model: nn.Module, name: str = "small", classes: int = 10) -> Targe
     return Target(model.eval(), record)
 
 
+def trained(model: nn.Module, digits: Dataset, steps: int) -> nn.Module:
+    """The model after some steps on noisy digits, in eval mode."""
+    images, labels = to_float(digits.train.images), digits.train.labels
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(steps):
+        noisy = (images + 0.2 * torch.randn_like(images)).clamp(0, 1)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(noisy), labels).backward()
+        optimizer.step()
+    return model.eval()
+
+
 @pytest.fixture(scope="session")
 def _trained(digits: Dataset) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU())
-        model.append(nn.Linear(32, 10))
-        images, labels = to_float(digits.train.images), digits.train.labels
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-        for _ in range(60):
-            noisy = (images + 0.2 * torch.randn_like(images)).clamp(0, 1)
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(noisy), labels).backward()
-            optimizer.step()
-    return model.eval()
+        return trained(model.append(nn.Linear(32, 10)), digits, steps=60)
+
+
+@pytest.fixture(scope="session")
+def _convolutional(digits: Dataset) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return trained(build_model("tiny", classes=10, channels=1), digits, steps=30)
 
 
 @pytest.fixture
 def target(_trained: nn.Module) -> Target:
     return as_target(copy.deepcopy(_trained))
+
+
+@pytest.fixture
+def convolutional(_convolutional: nn.Module) -> Target:
+    """A network with convolutions and BatchNorm, as `--search fast` folds them."""
+    return as_target(_convolutional, "tiny")
 
 
 @pytest.fixture

@@ -9,45 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from frbench.attacks import AttackSpec, autoattack, pgd, specs
-from frbench.data import Dataset, load_dataset, to_float
-from frbench.evaluation import CellStore, ModelRecord, Target, evaluate, search
-from frbench.models import build_model, weights_digest
+from frbench.data import load_dataset, to_float
+from frbench.evaluation import CellStore, Target, evaluate, search
 
 CPU = torch.device("cpu")
 EPS = 0.1
 PGD = pgd(eps=EPS, steps=5)
 AA = autoattack(eps=EPS, stages=["apgd-ce"])
-
-
-@pytest.fixture(scope="session")
-def _network(digits: Dataset) -> nn.Module:
-    """A convolutional network with BatchNorm, trained on noisy digits for a second."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = build_model("tiny", classes=10, channels=1)
-        images, labels = to_float(digits.train.images), digits.train.labels
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        for _ in range(30):
-            noisy = (images + 0.2 * torch.randn_like(images)).clamp(0, 1)
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(noisy), labels).backward()
-            optimizer.step()
-    return model.eval()
-
-
-@pytest.fixture
-def network(_network: nn.Module) -> Target:
-    record = ModelRecord(
-        name="tiny",
-        target="test",
-        digest=weights_digest(_network.state_dict(), "tiny", None),
-        architecture="tiny",
-        parameters=sum(p.numel() for p in _network.parameters()),
-        dataset="digits",
-        classes=10,
-        source="outside",
-    )
-    return Target(_network, record)
 
 
 def verdicts(target: Target, spec: AttackSpec, folder: Path, mode: search.Search) -> str:
@@ -64,15 +32,15 @@ def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("spec", [PGD, AA], ids=["pgd", "aa"])
 def test_fast_search_finds_what_an_exact_one_finds(
-    network: Target, tmp_path: Path, instructions: bool, spec: AttackSpec
+    convolutional: Target, tmp_path: Path, instructions: bool, spec: AttackSpec
 ) -> None:
-    exact, fast = (verdicts(network, spec, tmp_path, mode) for mode in ("exact", "fast"))
+    exact, fast = (verdicts(convolutional, spec, tmp_path, mode) for mode in ("exact", "fast"))
     assert 10 < exact.count("1") < 60, "the comparison needs both kinds of images"
     assert sum(a != b for a, b in zip(exact, fast, strict=True)) <= (2 if instructions else 1)
 
 
 def test_success_that_the_model_does_not_confirm_counts_as_robust(
-    network: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    convolutional: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Misled(nn.Module):
         """Tells the attack that every image is misclassified already."""
@@ -83,8 +51,8 @@ def test_success_that_the_model_does_not_confirm_counts_as_robust(
     monkeypatch.setattr("frbench.evaluation.runner.searcher", lambda model, mode: Misled())
     with torch.no_grad():
         data = load_dataset("digits").test
-        right = network.model(to_float(data.images[:64])).argmax(1) == data.labels[:64]
-    assert verdicts(network, AA, tmp_path, "fast").count("1") == int(right.sum()) > 50
+        right = convolutional.model(to_float(data.images[:64])).argmax(1) == data.labels[:64]
+    assert verdicts(convolutional, AA, tmp_path, "fast").count("1") == int(right.sum()) > 50
 
 
 def test_only_attacks_that_judge_nothing_round_to_bf16(
@@ -109,13 +77,15 @@ def test_cpu_without_bf16_instructions_searches_in_float32(
         assert not torch.is_autocast_enabled("cpu")
 
 
-def test_twin_gives_float32_logits_near_the_models(network: Target, instructions: bool) -> None:
+def test_twin_gives_float32_logits_near_the_models(
+    convolutional: Target, instructions: bool
+) -> None:
     images = to_float(load_dataset("digits").test.images[:32])
-    twin = search.searcher(network.model, "fast")
+    twin = search.searcher(convolutional.model, "fast")
     with torch.no_grad(), search.searching("fast", PGD, CPU):
         found = twin(images)
     with torch.no_grad():
-        expected = network.model(images)
+        expected = convolutional.model(images)
     assert found.dtype is torch.float32
     error = float((found - expected).abs().max() / expected.abs().max())
     assert error < (0.05 if instructions else 1e-5)
