@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 
 from frbench import storage, workflow
+from frbench.attacks import specs
 from frbench.discovery import PROJECT_ROOT
 from frbench.engine.device import Device
 from frbench.engine.plan import Plan
@@ -304,9 +305,10 @@ def bench_command(plan: Plan, seeds: int) -> str:
 
 
 def _own(plan: Plan, cells: Iterable[Cell]) -> dict[str, Cell]:
-    """The complete cells of a plan's headline weights on the preset's first test images."""
+    """The complete cells of a plan's headline weights, attacked as `bench` does."""
     images, autoattack_images = _sizes_of(plan)
     sizes = {"clean": images, "pgd20": images, "aa": autoattack_images}
+    columns, batch = specs(), find_preset(plan.preset).evaluation_batch
     return {
         cell.attack.name: cell
         for cell in cells
@@ -315,6 +317,8 @@ def _own(plan: Plan, cells: Iterable[Cell]) -> dict[str, Cell]:
         and cell.model.defense == plan.defense
         and cell.model.weights == "best"
         and _is_run_of(plan, cell.model.target.partition("@")[0])
+        and cell.attack == columns.get(cell.attack.name)
+        and (cell.seed, cell.batch, cell.data.split) == (0, batch, "test")
         and (cell.data.start, cell.data.n) == (0, sizes.get(cell.attack.name))
     }
 

@@ -140,6 +140,28 @@ def test_cells_of_other_settings_do_not_count(measured, tmp_path: Path) -> None:
         verification.find_bands(changed[0], measured[2])
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"attack": specs(eps=2 / 255)["pgd20"]},
+        {"attack": specs(norm="L2")["pgd20"]},
+        {"seed": 1},
+        {"batch": 32},
+        {"data": DataRange(dataset="digits", split="train", sha256="d" * 64, stop=128)},
+    ],
+)
+def test_cells_of_another_threat_model_seed_or_split_do_not_count(
+    other: dict[str, Any],
+) -> None:
+    (plan,) = _plans(0)
+    cells = _cells(plan, 118, 96, 24)
+    assert cells[1].attack.name == "pgd20"
+    stray = cells[1].model_copy(update={"verdicts": {"pgd20": "1" * 128}, **other})
+    found = verification.seed_result(plan, [*cells, stray], None)
+    assert found == verification.seed_result(plan, cells, None)
+    assert found.values["pgd20"] == 75.0
+
+
 def test_cells_of_the_last_weights_do_not_count(measured) -> None:
     plan = measured[0][0]
     cells = _cells(plan, 119, 97, 23) + _cells(plan, 1, 1, 1, weights="last")
@@ -193,7 +215,8 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         columns = specs(**settings)
         return {**columns, "aa": columns["aa"].model_copy(update={"stages": ("apgd-ce",)})}
 
-    monkeypatch.setattr(workflow, "specs", shorter)
+    for module in (workflow, verification):
+        monkeypatch.setattr(module, "specs", shorter)
     monkeypatch.chdir(tmp_path)
 
 
