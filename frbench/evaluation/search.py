@@ -81,6 +81,9 @@ class _Twin(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes), float32, for images (n, c, h, w) in [0, 1]."""
         n = len(images)
+        if images.requires_grad:  # the libraries reshape the gradient without a copy
+            images = images.view_as(images)
+            images.register_hook(Tensor.contiguous)
         if images.is_cuda and n % _MULTIPLE:
             images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, _MULTIPLE - n % _MULTIPLE))
         logits: Tensor = self.folded(images.contiguous(memory_format=torch.channels_last))

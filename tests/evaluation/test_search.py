@@ -15,6 +15,7 @@ from frbench.evaluation import CellStore, Target, evaluate, search
 CPU = torch.device("cpu")
 EPS = 0.1
 PGD = pgd(eps=EPS, steps=5)
+PGD_L2 = pgd(norm="L2", eps=0.4, steps=5)
 AA = autoattack(eps=EPS, stages=["apgd-ce"])
 
 
@@ -30,7 +31,7 @@ def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     return bool(request.param)
 
 
-@pytest.mark.parametrize("spec", [PGD, AA], ids=["pgd", "aa"])
+@pytest.mark.parametrize("spec", [PGD, PGD_L2, AA], ids=["pgd", "pgd-l2", "aa"])
 def test_fast_search_finds_what_an_exact_one_finds(
     convolutional: Target, tmp_path: Path, instructions: bool, spec: AttackSpec
 ) -> None:
