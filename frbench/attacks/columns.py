@@ -123,7 +123,7 @@ def parse_eps(text: str) -> float:
     """A radius as people write it, `8/255` or `0.5`, as a number; InputError if it is neither."""
     try:
         return float(Fraction(text.replace(" ", "")))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise InputError(f"eps '{text}' is not a number: write it as 8/255 or 0.5") from None
 
 

@@ -20,7 +20,7 @@ PresetName = Annotated[
 ProtocolName = Annotated[
     str, typer.Option(help="common: one frame for all; original: the authors' own settings.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of everything random.")]
 RunsDir = Annotated[Path, typer.Option(help="Folder of run folders.")]
 ResultsDir = Annotated[Path, typer.Option(help="Folder that holds cells/.")]
 DeviceName = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
