@@ -117,9 +117,17 @@ class Single:
 
     @property
     def recipe(self) -> tuple[object, ...]:
-        """Equal for the seeds of one recipe, checkpoint left out."""
+        """Equal for the seeds of one recipe, checkpoint left out.
+
+        A run's note names every setting that was changed on the command line.
+        """
         r = self.record
         return (
             *(recipe_stem(r), r.source, r.defense, r.preset, r.protocol),
-            *(r.architecture, r.parameters, r.comparable),
+            *(r.architecture, r.parameters, r.comparable, r.note),
         )
+
+    @property
+    def training(self) -> str:
+        """The run folder's name, which all checkpoints of one training share."""
+        return self.record.target.partition("@")[0]

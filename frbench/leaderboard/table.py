@@ -232,24 +232,36 @@ def _labels(groups: Sequence[Sequence[Single]]) -> list[str]:
         record = group[0].record
         stem = record.model_copy(update={"name": recipe_stem(record)}) if len(group) > 1 else record
         labels.append(full_name(stem))
-    for field in ("preset", "protocol", "seed"):
-        values = [
-            getattr(g[0].record, field) if field != "seed" or len(g) == 1 else None for g in groups
-        ]
-        known: dict[str, set[object]] = defaultdict(set)
-        for label, value in zip(labels, values, strict=True):
-            known[label].add(value)
-        labels = [
-            f"{label} {'seed ' if field == 'seed' else ''}{value}"
-            if len(known[label]) > 1 and value is not None
-            else label
-            for label, value in zip(labels, values, strict=True)
-        ]
+    firsts = [group[0].record for group in groups]
+    labels = _told_apart(labels, [record.preset for record in firsts])
+    labels = _told_apart(labels, [record.protocol for record in firsts])
+    labels = _told_apart(labels, [_changes(record) for record in firsts])
+    seeds = [
+        f"seed {g[0].record.seed}" if len(g) == 1 and g[0].record.seed is not None else None
+        for g in groups
+    ]
+    labels = _told_apart(labels, seeds)
     seen = Counter(labels)
     return [
         f"{label} #{group[0].record.digest[:6]}" if seen[label] > 1 else label
         for label, group in zip(labels, groups, strict=True)
     ]
+
+
+def _told_apart(labels: Sequence[str], values: Sequence[str | None]) -> list[str]:
+    """The labels, with their values behind those that are equal but have several values."""
+    known: dict[str, set[str | None]] = defaultdict(set)
+    for label, value in zip(labels, values, strict=True):
+        known[label].add(value)
+    return [
+        f"{label} {value}" if len(known[label]) > 1 and value is not None else label
+        for label, value in zip(labels, values, strict=True)
+    ]
+
+
+def _changes(record: ModelRecord) -> str | None:
+    """The settings that a run's note names as changed, such as `epochs=1, lr=0.9`."""
+    return ", ".join(part for part in record.note.split("; ") if "=" in part) or None
 
 
 def _ranking_column(groups: Sequence[Sequence[Single]], columns: Sequence[Column]) -> str | None:
@@ -369,11 +381,12 @@ def _gap(group: Sequence[Single], singles: Sequence[Single]) -> Difference | Non
 
 
 def _last_of(best: Single, singles: Sequence[Single]) -> Single | None:
+    """The last checkpoint of the very training that `best` is from."""
     weights = best.record.weights or ""
     if "best" not in weights:
         return None
-    wanted = (*best.recipe, best.record.seed, weights.replace("best", "last"))
-    matches = [s for s in singles if (*s.recipe, s.record.seed, s.record.weights) == wanted]
+    wanted = (*best.recipe, best.training, weights.replace("best", "last"))
+    matches = [s for s in singles if (*s.recipe, s.training, s.record.weights) == wanted]
     return matches[0] if len(matches) == 1 else None
 
 

@@ -188,6 +188,39 @@ def test_robust_overfitting_is_best_minus_last_under_pgd20(
     assert rows["last"].overfitting_gap is None
 
 
+def test_runs_with_changed_settings_are_no_seeds_of_the_same_recipe(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    records = [model_record("pgd_at", seed=seed, digest=str(seed) * 64) for seed in range(2)]
+    records += [
+        model_record("pgd_at", seed=seed, digest=str(seed) * 64, note="a small model; epochs=1")
+        for seed in (2, 3)
+    ]
+    records.append(model_record("pgd_at", seed=4, digest="4" * 64, note="epochs=2; lr=0.9"))
+    rows = single_table(build([make_cell(r, "pgd20", vector(50)) for r in records])).rows
+    assert {row.label: row.seeds for row in rows} == {
+        "pgd_at (best)": (0, 1),
+        "pgd_at (best) epochs=1": (2, 3),
+        "pgd_at (best) epochs=2, lr=0.9": (4,),
+    }
+
+
+def test_the_last_checkpoint_is_that_of_the_same_run(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    """Another run of the seed neither stands in for it nor hides it."""
+    best = model_record("pgd_at", target="runs/one", digest="b" * 64)
+    other = model_record("pgd_at", target="runs/two@last", digest="2" * 64, weights="last")
+    own = model_record("pgd_at", target="runs/one@last", digest="1" * 64, weights="last")
+    cells = [make_cell(best, "pgd20", vector(55)), make_cell(other, "pgd20", vector(20))]
+    rows = {row.model.digest[0]: row for row in single_table(build(cells)).rows}
+    assert rows["b"].overfitting_gap is None
+    cells.append(make_cell(own, "pgd20", vector(49)))
+    rows = {row.model.digest[0]: row for row in single_table(build(cells)).rows}
+    gap = rows["b"].overfitting_gap
+    assert gap is not None and gap.points == 6.0
+
+
 def test_rank_ranges_leave_unfinished_rows_out(
     make_cell: CellMaker, model_record: RecordMaker
 ) -> None:
