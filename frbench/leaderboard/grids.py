@@ -55,18 +55,27 @@ def signed(value: float) -> str:
     return f"{value:+.2f}"
 
 
-def score_entry(score: Score | None) -> Entry:
-    """`52.06` with its interval, `≤ 52.10` while unfinished, mean and ± over seeds."""
+def score_entry(score: Score | None, seeds: int = 0) -> Entry:
+    """`52.06` with its interval, `≤ 52.10` while unfinished, mean and ± over seeds.
+
+    Args:
+        seeds: of the row; a score of fewer says so.
+    """
     if score is None:
         return Entry("-")
     text = ("≤ " if score.at_most else "") + number(score.accuracy)
+    share = f"{score.seeds} of {seeds} seeds" if score.seeds < seeds else ""
+    return Entry(text, ", ".join(filter(None, (_spread(score), share))))
+
+
+def _spread(score: Score) -> str:
     if score.sd is not None:
-        return Entry(text, f"± {number(score.sd)}")
+        return f"± {number(score.sd)}"
     if score.low is None or score.high is None:
-        return Entry(text)
+        return ""
     if score.at_most:
-        return Entry(text, f"up to {number(score.high)}")
-    return Entry(text, f"{number(score.low)}-{number(score.high)}")
+        return f"up to {number(score.high)}"
+    return f"{number(score.low)}-{number(score.high)}"
 
 
 def difference_entry(difference: Difference | None) -> Entry:
@@ -117,7 +126,7 @@ def accuracy_grid(table: Table) -> Grid:
         (
             row_label(row, marks.mark(row)),
             *(Entry(str(getattr(row.model, field) or "-")) for field in varying),
-            *(score_entry(row.scores.get(column.key)) for column in table.columns),
+            *(score_entry(row.scores.get(c.key), len(row.members)) for c in table.columns),
             *([score_entry(row.worst_case)] if attacked else []),
             *([_rank(row)] if table.ranked_by else []),
         )

@@ -39,6 +39,8 @@ def notes_of(
             if score is not None and score.at_most:
                 done = ", ".join(score.stages_done) or "no stage"
                 notes.append(f"{row.label}: {c.label} is an upper bound, complete so far: {done}")
+    for row in rows:
+        notes += _missing_seeds(row, columns)
     if len({frozenset(row.scores) for row in rows}) > 1:
         notes.append("Worst case is over each row's own attacks, which differ here")
     notes += [
@@ -47,6 +49,19 @@ def notes_of(
         if s.aliases
     ]
     return notes + _provenance_notes(singles, columns)
+
+
+def _missing_seeds(row: Row, columns: Sequence[Column]) -> list[str]:
+    """Columns in which a row of several seeds is the mean of fewer."""
+    notes = []
+    for column in columns:
+        seeds = [str(m.model.seed) for m in row.members if column.key in m.scores]
+        if 0 < len(seeds) < len(row.members):
+            share = f"{len(seeds)} of {len(row.members)} seeds ({', '.join(seeds)})"
+            notes.append(f"{row.label}: {column.label} is of {share}")
+    if notes and row.worst_case is None:
+        notes.append(f"{row.label}: no worst case before its seeds have the same attacks")
+    return notes
 
 
 def _provenance_notes(singles: Sequence[Single], columns: Sequence[Column]) -> list[str]:

@@ -294,6 +294,7 @@ def _csv_score(key: str, score: Score | None) -> dict[str, object]:
         f"{key}_low": score.low,
         f"{key}_high": score.high,
         f"{key}_sd": score.sd,
+        f"{key}_seeds": score.seeds,
         f"{key}_at_most": score.at_most,
         f"{key}_correct": score.correct,
     }

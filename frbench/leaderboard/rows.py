@@ -45,7 +45,7 @@ class Score(_Part):
     high: float | None = None
     n: int
     correct: int | None = Field(default=None, description="images, of one seed")
-    seeds: int = 1
+    seeds: int = Field(default=1, description="behind the number; a row may have more")
     sd: float | None = Field(default=None, description="sample standard deviation over seeds")
     stages: tuple[str, ...] = ()
     stages_done: tuple[str, ...] = ()

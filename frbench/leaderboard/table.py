@@ -312,7 +312,6 @@ def _row(
         for column in columns
         if any(column.key in m.scores for m in members)
     }
-    worst = [m.worst_case for m in members if m.worst_case is not None]
     first = group[0].record
     return Row(
         label=label,
@@ -320,7 +319,7 @@ def _row(
         seeds=tuple(seed for m in members for seed in m.seeds),
         epochs=tuple(sorted({epoch for m in members for epoch in m.epochs})),
         scores=scores,
-        worst_case=mean_score(worst) if worst else None,
+        worst_case=_mean_worst_case(members),
         rank=rank,
         overfitting_gap=gap,
         cost=mean_cost([s.record for s in group]),
@@ -328,6 +327,13 @@ def _row(
         neighbours=_neighbours(first, frame, scores, columns, snapshot),
         members=members,
     )
+
+
+def _mean_worst_case(members: Sequence[Row]) -> Score | None:
+    """None when the seeds have not been through the same attacks."""
+    worst = [m.worst_case for m in members if m.worst_case is not None]
+    alike = len({frozenset(m.scores) for m in members}) == 1
+    return mean_score(worst) if worst and alike else None
 
 
 def _single_row(

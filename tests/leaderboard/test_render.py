@@ -140,6 +140,26 @@ def test_presets_share_a_table_only_with_a_column_that_names_them(board: Leaderb
     assert "†" in render(board, "table")
 
 
+def test_a_score_of_fewer_seeds_than_its_row_says_so(
+    make_cell: Callable[..., Cell], model_record: Callable[..., ModelRecord]
+) -> None:
+    """AutoAttack of one seed and C&W of two, in a row of three."""
+    records = [model_record("trades", seed=s, digest=f"{s:064d}") for s in range(3)]
+    cells = [make_cell(r, "pgd20", "1" * (50 + s) + "0" * (50 - s)) for s, r in enumerate(records)]
+    cells += [make_cell(r, "cw", "1" * 48 + "0" * 52) for r in records[1:]]
+    cells.append(make_cell(records[2], "aa", "1" * 45 + "0" * 55))
+    found = build(cells)
+    (row,) = found.tables[0].rows
+    assert [row.scores[key].seeds for key in ("pgd20", "cw", "aa")] == [3, 2, 1]
+    assert row.worst_case is None and all(member.worst_case for member in row.members)
+    text = render(found, "markdown")
+    assert "48.00 (± 0.00, 2 of 3 seeds)" in text and ", 1 of 3 seeds" in text
+    assert "trades (best): C&W is of 2 of 3 seeds (1, 2)" in text.replace("&amp;", "&")
+    assert "trades (best): no worst case before its seeds have the same attacks" in text
+    line = next(csv.DictReader(io.StringIO(render(found, "csv"))))
+    assert [line[f"{key}_seeds"] for key in ("pgd20", "cw", "aa")] == ["3", "2", "1"]
+
+
 def test_the_terminal_never_cuts_a_number(board: Leaderboard) -> None:
     narrow, wide = (render(board, "table", width=width) for width in (40, 200))
     pattern = r"\d+\.\d\d-\d+\.\d\d"
