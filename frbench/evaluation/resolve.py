@@ -6,7 +6,9 @@ from outside: `natural`, `file:PATH`, `robustbench:ID`, `timm:NAME`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -65,14 +67,16 @@ def run_target(
         raise InputError(
             f"run {run.name} has no weights yet; train it with the same 'frbench train' command"
         )
-    settings = run.info()["settings"]
+    info = run.info()
+    settings = info["settings"]
     if view is None:
         view = headline_view(settings["recipe"]["mechanisms"])
     path = lookup(f"view of run {run.name}", view, {v: run.weights(v) for v in views})
     model, meta = load_weights(path)
     model.to(device)
     preset = PRESETS.get(settings["preset"])
-    notes = [preset.shortened if preset else "", *settings.get("changed", [])]
+    unfinished = _unfinished(run, info)
+    notes = [preset.shortened if preset else "", *settings.get("changed", []), unfinished]
     record = ModelRecord(
         name=row_name(settings["defense"], view),
         target=run.name if view == "best" else f"{run.name}@{view}",
@@ -88,11 +92,19 @@ def run_target(
         weights=view.rpartition("-")[2],
         seed=settings["seed"],
         epoch=meta.extra["epoch"] + 1,
-        comparable=bool(preset and preset.comparable) and not settings.get("changed"),
+        comparable=bool(preset and preset.comparable)
+        and not (settings.get("changed") or unfinished),
         note="; ".join(filter(None, notes)),
-        cost={k: v for k, v in run.info()["cost"].items() if v is not None},
+        cost={k: v for k, v in info["cost"].items() if v is not None},
     )
     return Target(model.eval().requires_grad_(False), record)
+
+
+def _unfinished(run: RunFolder, info: Mapping[str, Any]) -> str:
+    """How far an unfinished run has come, for its row; empty for a finished one."""
+    if info.get("finished"):
+        return ""
+    return f"unfinished: {len(run.metrics())} of {info['settings']['frame']['epochs']} epochs"
 
 
 def headline_view(mechanisms: dict[str, object]) -> str:

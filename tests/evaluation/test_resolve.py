@@ -1,0 +1,50 @@
+"""A run as a target: what its record tells of the training behind the weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from frbench.engine.plan import Plan, resolve
+from frbench.engine.run import RunFolder
+from frbench.evaluation import resolve_target, run_target
+from frbench.models import WeightsMeta, build_model, save_weights
+
+MakeRun = Callable[..., RunFolder]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """A run folder as the trainer leaves it, with the weights of an untrained network."""
+
+    def make(plan: Plan, *views: str, epochs: int | None = None) -> RunFolder:
+        run = RunFolder(tmp_path / "runs" / plan.name)
+        done = plan.frame.epochs if epochs is None else epochs
+        finished = done == plan.frame.epochs
+        run.write_info({"settings": plan.settings(), "finished": finished, "cost": {}})
+        lines = "".join(json.dumps({"epoch": e}) + "\n" for e in range(done))
+        (run.path / "metrics.jsonl").write_text(lines)
+        net = build_model("tiny", classes=10, channels=1).net
+        for view in views or ("best",):
+            extra = {"defense": plan.defense, "preset": plan.preset, "seed": plan.seed}
+            extra |= {"view": view, "epoch": done - 1}
+            meta = WeightsMeta("tiny", 10, "digits", channels=1, extra=extra)
+            save_weights(run.weights(view), net.state_dict(), meta)
+        return run
+
+    return make
+
+
+def test_a_finished_run_of_the_papers_settings_is_comparable(make_run: MakeRun) -> None:
+    record = run_target(make_run(resolve("pgd_at", preset="resnet18"))).record
+    assert (record.comparable, record.note) == (True, "")
+
+
+def test_an_unfinished_run_says_so_and_is_not_comparable(make_run: MakeRun) -> None:
+    run = make_run(resolve("pgd_at", preset="resnet18"), epochs=7)
+    record = resolve_target(str(run.path)).record
+    assert not record.comparable
+    assert record.note == "unfinished: 7 of 100 epochs"
