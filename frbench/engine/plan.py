@@ -36,7 +36,7 @@ class Plan:
     recipe: Recipe
     frame: Frame
     changed: tuple[str, ...] = ()
-    """What the command line changed, as `key=value`."""
+    """What the command line changed, as `key=value`; a default that was typed changes nothing."""
 
     @property
     def average(self) -> WeightAverage | None:
@@ -124,10 +124,15 @@ def resolve(
         layers.apply(found.recipe.original)
         layers.apply(found.recipe.original_for.get(architecture, {}))
     layers.apply(chosen.overrides, where_present=True)
+    try:
+        before = _values(*layers.built())
+    except InputError:  # only the command line makes these settings possible
+        before = {}
     layers.apply({key: _typed(value) for key, value in (overrides or {}).items()})
     recipe, frame = layers.built()
     _check(recipe, frame)
-    changed = tuple(f"{key}={value}" for key, value in (overrides or {}).items())
+    after, typed = _values(recipe, frame), (overrides or {}).items()
+    changed = tuple(f"{k}={v}" for k, v in typed if k not in before or after[k] != before[k])
     return Plan(found.name, preset, protocol, seed, recipe, frame, changed)  # type: ignore[arg-type]
 
 
@@ -187,6 +192,15 @@ def _rebuild(part: BaseModel, changes: Mapping[str, Any], prefix: str) -> Any:
         reason = first["msg"].removeprefix("Value error, ")
         lead = f"{key}={first['input']}: " if first["loc"] else ""
         raise InputError(f"impossible setting {lead}{reason[0].lower()}{reason[1:]}") from None
+
+
+def _values(recipe: Recipe, frame: Frame) -> dict[str, Any]:
+    """Every setting by its key, as `key=value` names it."""
+    parts = {"": recipe.objective, "attack": recipe.attack}
+    parts |= {m.kind: m for m in recipe.mechanisms}
+    inner = {f"{part}.{field}".removeprefix("."): value for part, model in parts.items()
+             for field, value in model}  # fmt: skip
+    return {**inner, **dict(frame)}
 
 
 def _typed(text: str) -> Any:

@@ -76,7 +76,8 @@ def run_target(
     model.to(device)
     preset = PRESETS.get(settings["preset"])
     unfinished = _unfinished(run, info)
-    notes = [preset.shortened if preset else "", *settings.get("changed", []), unfinished]
+    changed = _changed(settings, view)
+    notes = [preset.shortened if preset else "", *changed, unfinished]
     record = ModelRecord(
         name=row_name(settings["defense"], view),
         target=run.name if view == "best" else f"{run.name}@{view}",
@@ -92,12 +93,20 @@ def run_target(
         weights=view.rpartition("-")[2],
         seed=settings["seed"],
         epoch=meta.extra["epoch"] + 1,
-        comparable=bool(preset and preset.comparable)
-        and not (settings.get("changed") or unfinished),
+        comparable=bool(preset and preset.comparable) and not (changed or unfinished),
         note="; ".join(filter(None, notes)),
         cost={k: v for k, v in info["cost"].items() if v is not None},
     )
     return Target(model.eval().requires_grad_(False), record)
+
+
+def _changed(settings: Mapping[str, Any], view: str) -> list[str]:
+    """What the command line changed about the weights of a view.
+
+    Test images only watch, and an average's settings leave the plain weights as they are.
+    """
+    idle = ("test_images=", *(() if "-" in view else ("swa.", "ema.")))
+    return [change for change in settings.get("changed", []) if not change.startswith(idle)]
 
 
 def _unfinished(run: RunFolder, info: Mapping[str, Any]) -> str:

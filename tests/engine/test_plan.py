@@ -114,6 +114,25 @@ def test_values_are_read_as_people_type_them():
 
 
 @pytest.mark.parametrize(
+    ("typed", "changed"),
+    [
+        ({"epochs": "100", "attack.eps": "8/255", "milestones": "75,90", "lr": "1e-1"}, ()),
+        ({"epochs": "100", "lr": "0.2", "fr.weight": "0.10"}, ("lr=0.2",)),
+        ({"fr.weight": "0.2", "swa.start_epoch": "75"}, ("fr.weight=0.2",)),
+    ],
+)
+def test_a_default_that_was_typed_changes_nothing(typed, changed):
+    assert resolve("at_fr_swa", preset="resnet18", overrides=typed).changed == changed
+
+
+def test_a_default_is_what_protocol_and_preset_say():
+    assert plan("trades", protocol="original", epochs=76).changed == ()
+    assert plan("trades", epochs=76, milestones="60").changed == ("epochs=76", "milestones=60")
+    assert plan("at_fr", preset="quick", fr__start_epoch=8).changed == ()
+    assert plan("at_fr", preset="quick", fr__start_epoch=0).changed == ("fr.start_epoch=0",)
+
+
+@pytest.mark.parametrize(
     ("defense", "key", "near"),
     [
         ("pgd_at", "epoch", "epochs"),

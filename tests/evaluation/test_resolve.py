@@ -48,3 +48,11 @@ def test_an_unfinished_run_says_so_and_is_not_comparable(make_run: MakeRun) -> N
     record = resolve_target(str(run.path)).record
     assert not record.comparable
     assert record.note == "unfinished: 7 of 100 epochs"
+
+
+def test_only_changes_that_reach_the_weights_are_told(make_run: MakeRun) -> None:
+    typed = {"swa.start_epoch": "80", "test_images": "100", "epochs": "100"}
+    run = make_run(resolve("at_swa", preset="resnet18", overrides=typed), "best", "swa-best")
+    plain, averaged = run_target(run, "best").record, run_target(run).record
+    assert (plain.name, plain.comparable, plain.note) == ("pgd_at", True, "")
+    assert (averaged.comparable, averaged.note) == (False, "swa.start_epoch=80")
