@@ -158,6 +158,8 @@ def curves(
 ) -> None:
     """Learning curves of runs, and the ablation of FR and SWA (Figure 3).
 
+    A run trained with test_images=N gets a second panel for the test set.
+
     Example:
 
         frbench analyze curves quick-pgd_at-s0 quick-at_fr_swa-s0 --cells results/local
