@@ -27,6 +27,7 @@ from frbench.names import unknown
 METRICS = "metrics.jsonl"
 SPLITS = {"val": "validation", "test": "test"}
 ABLATION = ("pgd_at", "at_swa", "at_fr", "at_fr_swa")
+_CHOOSE = "keep the cells of one suite in a results folder of their own"
 
 
 @dataclass(frozen=True)
@@ -183,11 +184,19 @@ class Ablation:
     rows: tuple[str, ...]
     attacks: tuple[str, ...]
     values: dict[tuple[str, str], Estimate]
+    seeds: dict[tuple[str, str], int]  # behind each value
 
     def frame(self) -> pd.DataFrame:
         """One row a recipe and attack, accuracies in [0, 1]."""
         return pd.DataFrame(
-            {"model": row, "attack": attack, "accuracy": e.value, "low": e.low, "high": e.high}
+            {
+                "model": row,
+                "attack": attack,
+                "accuracy": e.value,
+                "low": e.low,
+                "high": e.high,
+                "seeds": self.seeds[row, attack],
+            }
             for (row, attack), e in self.values.items()
         )
 
@@ -195,13 +204,21 @@ class Ablation:
         return {
             "analysis": "ablation",
             "entries": [
-                {"model": row, "attack": attack, "accuracy": estimate.to_json()}
+                {
+                    "model": row,
+                    "attack": attack,
+                    "accuracy": estimate.to_json(),
+                    "seeds": self.seeds[row, attack],
+                }
                 for (row, attack), estimate in self.values.items()
             ],
         }
 
     def plot(self) -> Figure:
-        """Groups of bars, a group a recipe and a hatch an attack, with 95 % intervals."""
+        """Groups of bars, a group a recipe and a hatch an attack, with 95 % intervals.
+
+        Intervals are over seeds where there are several, otherwise over images.
+        """
         width = 0.8 / len(self.attacks)
         with output.figure(1.8 + 1.2 * len(self.rows), 3.6) as fig:
             axes = fig.subplots()
@@ -225,12 +242,19 @@ class Ablation:
                     label=attack,
                 )
                 axes.bar_label(bars, [f"{100 * e.value:.1f}" for e in found], padding=2, fontsize=8)
-            axes.set_xticks(range(len(self.rows)), self.rows)
+            axes.set_xticks(range(len(self.rows)), [self._tick(row) for row in self.rows])
             axes.set(ylabel="accuracy (%)", ylim=(0, 105))
             axes.grid(axis="x", visible=False)
             axes.set_title("Effect of FR and SWA", loc="left")
             fig.legend(loc="outside lower center", ncols=len(self.attacks), fontsize=8)
         return fig
+
+    def _tick(self, row: str) -> str:
+        """The row's name, and its number of seeds where that is not one."""
+        counts = sorted({n for (found, _), n in self.seeds.items() if found == row})
+        if counts == [1]:
+            return row
+        return f"{row}\n{' or '.join(map(str, counts))} seeds"
 
     def save(self, out: Path) -> None:
         """Write JSON, CSV, SVG and PNG into the folder `out`."""
@@ -244,29 +268,74 @@ def ablation(
     rows: Sequence[str] = ABLATION,
     attacks: Sequence[str] = ("clean", "pgd20"),
 ) -> Ablation:
-    """Compare recipes by complete cells of one data range and preset, in the order of `rows`.
+    """Compare recipes by complete cells of best checkpoints, in the order of `rows`.
 
     Args:
-        rows: names of models or of recipes.
+        rows: names of models or of recipes; a recipe's bar is the mean over its seeds.
 
     Raises:
-        InputError: no such cell, or several for one bar (seeds, presets, ranges): choose first.
+        InputError: no such cell, cells that cannot be compared, or several runs of one seed.
     """
-    values: dict[tuple[str, str], Estimate] = {}
-    for cell in cells:
-        row = next((r for r in (cell.model.name, cell.model.defense) if r in rows), None)
-        if row is None or cell.attack.name not in attacks or not cell.complete:
-            continue
-        place = (row, cell.attack.name)
-        if place in values:
-            raise InputError(f"several cells for {row} under {cell.attack.name}; choose one suite")
-        values[place] = estimates.accuracy(cell.final_verdicts())
-    present = tuple(row for row in rows if any(row == found for found, _ in values))
-    if not present:
+    wanted = [(row, c) for c in cells if (row := _bar(c, rows)) and c.attack.name in attacks]
+    if not wanted:
         raise InputError(f"no complete cell of {', '.join(rows)}; evaluate them first")
-    shown = tuple(a for a in attacks if any(a == found for _, found in values))
-    ordered = {(r, a): values[r, a] for r in present for a in shown if (r, a) in values}
-    return Ablation(present, shown, ordered)
+    _check_alike([cell for _, cell in wanted])
+    bars: dict[tuple[str, str], dict[int | None, Cell]] = {}
+    for row, cell in sorted(wanted, key=lambda item: item[1].updated):
+        seeds = bars.setdefault((row, cell.attack.name), {})
+        other = seeds.get(cell.model.seed, cell).model
+        if other.digest != cell.model.digest:
+            which = f"{row}, seed {other.seed}: {other.target}, {cell.model.target}"
+            raise InputError(f"several cells for {cell.attack.name} of {which}; {_CHOOSE}")
+        seeds[cell.model.seed] = cell
+    present = tuple(row for row in rows if any(row == found for found, _ in bars))
+    shown = tuple(a for a in attacks if any(a == found for _, found in bars))
+    places = [(row, attack) for row in present for attack in shown if (row, attack) in bars]
+    return Ablation(
+        present,
+        shown,
+        {place: _over_seeds(list(bars[place].values())) for place in places},
+        {place: len(bars[place]) for place in places},
+    )
+
+
+def _bar(cell: Cell, rows: Sequence[str]) -> str | None:
+    """The row that a cell belongs to; none for one that is unfinished or of a last checkpoint."""
+    if not cell.complete or cell.model.weights not in (None, "best"):
+        return None
+    return next((r for r in (cell.model.name, cell.model.defense) if r in rows), None)
+
+
+def _check_alike(cells: Sequence[Cell]) -> None:
+    """Raise InputError if anything but the recipe and the seed differs between bars."""
+    facts: list[tuple[str, set[str | None]]] = [
+        ("images", {_images(cell) for cell in cells}),
+        ("precision", {cell.precision for cell in cells}),
+        ("architecture", {cell.model.architecture for cell in cells}),
+        ("preset", {cell.model.preset for cell in cells}),
+        ("protocol", {cell.model.protocol for cell in cells}),
+        ("settings", {cell.model.note for cell in cells}),
+    ]
+    for name in sorted({cell.attack.name for cell in cells}):
+        own = {cell.attack for cell in cells if cell.attack.name == name}
+        facts.append((name, {spec.model_dump_json(exclude_defaults=True) for spec in own}))
+    for what, values in facts:
+        if len(values) > 1:
+            listed = " or ".join(sorted(f"'{value or 'none'}'" for value in values))
+            raise InputError(f"the ablation's cells differ in {what}: {listed}; {_CHOOSE}")
+
+
+def _images(cell: Cell) -> str:
+    data = cell.data
+    return f"{data.dataset} {data.split} {data.start} to {data.stop - 1} #{data.sha256[:6]}"
+
+
+def _over_seeds(cells: Sequence[Cell]) -> Estimate:
+    """The mean over seeds with Student's interval; Wilson's interval for one seed alone."""
+    if len(cells) == 1:
+        return estimates.accuracy(cells[0].final_verdicts())
+    found = estimates.mean([cell.accuracy for cell in cells])
+    return Estimate(found.value, max(found.low, 0.0), min(found.high, 1.0))
 
 
 def _look(index: int) -> dict[str, Any]:

@@ -92,8 +92,9 @@ def test_a_run_is_found_by_path_or_name(tmp_path: Path) -> None:
         find_run("quick-pgd_at-s1", tmp_path)
 
 
-def cell(target: Target, defense: str, attack: str, verdicts: str) -> Cell:
-    record = target.record.model_copy(update={"name": f"{defense}-run", "defense": defense})
+def cell(target: Target, defense: str, attack: str, verdicts: str, /, **changes: Any) -> Cell:
+    identity = {"name": f"{defense}-run", "defense": defense, "digest": str((defense, changes))}
+    record = target.record.model_copy(update={**identity, **changes})
     return Cell(
         model=record,
         attack=specs()[attack],
@@ -125,12 +126,58 @@ def test_ablation_bars_are_the_cells_in_the_papers_order(
     assert len((tmp_path / "ablation.csv").read_text().splitlines()) == 4
 
 
+def test_ablation_bars_are_means_over_the_seeds_of_best_checkpoints(
+    targets: list[Target], tmp_path: Path
+) -> None:
+    cells = [
+        *(cell(targets[0], "pgd_at", "pgd20", v, seed=s) for s, v in enumerate(("1000", "1100"))),
+        cell(targets[0], "pgd_at", "pgd20", "1111", seed=0, weights="last"),
+        cell(targets[0], "at_fr", "pgd20", "1110", seed=0, weights="best"),
+    ]
+    found = ablation(cells)
+    place = ("pgd_at", "pgd20")
+    assert (found.values[place].value, found.seeds[place]) == (0.375, 2)
+    assert (found.values[place].low, found.values[place].high) == (
+        0.0,
+        1.0,
+    )  # two seeds tell little
+    assert found.values["at_fr", "pgd20"].value == 0.75
+    found.save(tmp_path)
+    assert "2 seeds" in (tmp_path / "ablation.svg").read_text()
+    entries = json.loads((tmp_path / "ablation.json").read_text())["entries"]
+    assert [entry["seeds"] for entry in entries] == [2, 1]
+
+
 def test_ablation_refuses_to_choose_among_cells(targets: list[Target]) -> None:
-    cells = [cell(targets[0], "pgd_at", "clean", v) for v in ("1110", "1100")]
-    with pytest.raises(InputError, match="several cells for pgd_at under clean"):
-        ablation(cells)
+    runs = [cell(targets[0], "pgd_at", "clean", "1110", seed=0, target=f"run{i}") for i in (1, 2)]
+    with pytest.raises(InputError, match="several cells for clean of pgd_at, seed 0: run1, run2"):
+        ablation(runs)
     with pytest.raises(InputError, match="no complete cell"):
         ablation([])
+
+
+@pytest.mark.parametrize("field", ["preset", "protocol", "architecture", "note"])
+def test_ablation_refuses_bars_of_different_trainings(targets: list[Target], field: str) -> None:
+    cells = [
+        cell(targets[0], "pgd_at", "clean", "1110", **{field: "one"}),
+        cell(targets[0], "at_fr", "clean", "1110", **{field: "other"}),
+    ]
+    with pytest.raises(InputError, match=r"differ in \w+: 'one' or 'other'; keep the cells of one"):
+        ablation(cells)
+
+
+def test_ablation_refuses_bars_of_different_tasks(targets: list[Target]) -> None:
+    plain = cell(targets[0], "pgd_at", "pgd20", "1110")
+    shorter = cell(targets[0], "at_fr", "pgd20", "111")
+    with pytest.raises(InputError, match="differ in images: 'digits test 0 to 2"):
+        ablation([plain, shorter])
+    fast = cell(targets[0], "at_fr", "pgd20", "1110").model_copy(update={"precision": "bf16"})
+    with pytest.raises(InputError, match="differ in precision: 'bf16' or 'fp32'"):
+        ablation([plain, fast])
+    weak = cell(targets[0], "at_fr", "pgd20", "1110")
+    weak.attack = specs("Linf", 4 / 255)["pgd20"]
+    with pytest.raises(InputError, match="differ in pgd20"):
+        ablation([plain, weak])
 
 
 def test_epochs_that_were_not_judged_are_no_points(tmp_path: Path) -> None:
