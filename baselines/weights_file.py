@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from frbench.errors import InputError
+from frbench.evaluation.targets import TrainedModel, Training
 from frbench.models import NORMALIZATIONS, Normalization, Normalized, load_weights, weights_digest
 from frbench.models.foreign import ForeignWeights, detect_architecture, fit, read_foreign
 from frbench.models.outside import Certainty, OutsideModel, refuse_options
@@ -45,9 +48,16 @@ def load(reference: str, *, architecture: str | None, normalization: str | None)
     )
 
 
-def _ours(path: Path) -> OutsideModel:
+def _ours(path: Path) -> TrainedModel:
     module, meta = load_weights(path)
-    return OutsideModel(
+    try:
+        training = Training(**meta.extra)
+    except ValidationError as error:
+        what = f"{error.errors()[0]['loc'][0]}={error.errors()[0]['input']}"
+        raise InputError(
+            f"damaged metadata of {path}: {what}; copy it from its run again"
+        ) from None
+    return TrainedModel(
         module=module,
         name=f"file:{path.stem}",
         target=f"file:{path}",
@@ -58,6 +68,7 @@ def _ours(path: Path) -> OutsideModel:
         digest=meta.digest,
         certainty="verified",
         note="saved by frbench",
+        training=training,
     )
 
 

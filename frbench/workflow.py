@@ -23,8 +23,8 @@ from frbench.engine.trainer import Trainer, open_run
 from frbench.evaluation import Cell, CellStore, evaluate, run_target
 from frbench.evaluation.costs import measure
 from frbench.evaluation.progress import duration
-from frbench.evaluation.resolve import headline_view
 from frbench.evaluation.search import Search
+from frbench.evaluation.views import headline_view
 
 
 def forecast(

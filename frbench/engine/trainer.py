@@ -308,7 +308,13 @@ def _weights_meta(plan: Plan, data: Dataset) -> WeightsMeta:
         channels=data.train.images.shape[1],
         dataset=data.name,
         normalization=NORMALIZATIONS[plan.frame.normalization],
-        extra={"defense": plan.defense, "preset": plan.preset, "seed": plan.seed},
+        extra={
+            "defense": plan.defense,
+            "preset": plan.preset,
+            "protocol": plan.protocol,
+            "seed": plan.seed,
+            "changed": list(plan.changed),
+        },
     )
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from frbench.engine.presets import PRESETS
-from frbench.engine.registry import parse_defense
 from frbench.engine.run import RunFolder
 from frbench.errors import InputError
 from frbench.evaluation.cells import ModelRecord
 from frbench.evaluation.target import Target
 from frbench.evaluation.targets import adapters, is_outside, load_outside
+from frbench.evaluation.views import changes, headline_view, row_name
 from frbench.models import load_weights
 from frbench.names import lookup, unknown
 
@@ -76,7 +76,7 @@ def run_target(
     model.to(device)
     preset = PRESETS.get(settings["preset"])
     unfinished = _unfinished(run, info)
-    changed = _changed(settings, view)
+    changed = changes(settings.get("changed", []), view)
     notes = [preset.shortened if preset else "", *changed, unfinished]
     record = ModelRecord(
         name=row_name(settings["defense"], view),
@@ -100,36 +100,8 @@ def run_target(
     return Target(model.eval().requires_grad_(False), record)
 
 
-def _changed(settings: Mapping[str, Any], view: str) -> list[str]:
-    """What the command line changed about the weights of a view.
-
-    Test images only watch, and an average's settings leave the plain weights as they are.
-    """
-    idle = ("test_images=", *(() if "-" in view else ("swa.", "ema.")))
-    return [change for change in settings.get("changed", []) if not change.startswith(idle)]
-
-
 def _unfinished(run: RunFolder, info: Mapping[str, Any]) -> str:
     """How far an unfinished run has come, for its row; empty for a finished one."""
     if info.get("finished"):
         return ""
     return f"unfinished: {len(run.metrics())} of {info['settings']['frame']['epochs']} epochs"
-
-
-def headline_view(mechanisms: dict[str, object]) -> str:
-    """The view that a defense's row reports: its average's best weights, or simply the best."""
-    return next((f"{kind}-best" for kind in ("swa", "ema") if kind in mechanisms), "best")
-
-
-def row_name(defense: str, view: str) -> str:
-    """The defense that a view of a run stands for: without its average, that of the plain weights.
-
-    `at_fr_swa` at view `best` is `at_fr`: the same training, not averaged.
-    """
-    if "-" in view:
-        return defense
-    found = parse_defense(defense)
-    plain = [m.kind for m in found.recipe.mechanisms if m.kind not in ("swa", "ema")]
-    if len(plain) == len(found.recipe.mechanisms):
-        return defense
-    return parse_defense("+".join([found.recipe.base, *plain])).name

@@ -3,20 +3,45 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from frbench.data import Dataset, load_dataset
 from frbench.discovery import discover
+from frbench.engine.presets import PRESETS
 from frbench.errors import FrbenchError, InputError
 from frbench.evaluation.cells import ModelRecord
 from frbench.evaluation.target import Target
+from frbench.evaluation.views import changes, row_name
 from frbench.models.outside import Adapter, OutsideModel, check_model, confirm, renormalized
 from frbench.names import lookup
 
 # Enough to tell a wrong normalization, which costs tens of points; a CPU takes seconds for these.
 _IMAGES = {"cpu": 128, "cuda": 512}
+
+
+class Training(BaseModel):
+    """What a weights file of frbench tells of the training that it comes from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    defense: str | None = None
+    preset: str | None = None
+    protocol: str | None = None
+    seed: int | None = None
+    view: str = "best"
+    epoch: int | None = None
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainedModel(OutsideModel):
+    """A model that frbench trained, without its run folder."""
+
+    training: Training = field(default_factory=Training)
 
 
 def adapters() -> dict[str, Adapter]:
@@ -91,7 +116,7 @@ def _noted(model: OutsideModel, remark: str) -> OutsideModel:
 
 
 def _record(model: OutsideModel) -> ModelRecord:
-    return ModelRecord(
+    record = ModelRecord(
         name=model.name,
         target=model.target,
         digest=model.digest,
@@ -104,3 +129,28 @@ def _record(model: OutsideModel) -> ModelRecord:
         extra_data=model.extra_data,
         note=model.note,
     )
+    if isinstance(model, TrainedModel) and model.training.defense and model.training.preset:
+        return record.model_copy(update=_told(model.training, model.note))
+    return record
+
+
+def _told(training: Training, note: str) -> dict[str, object]:
+    """What the row of a run would say, as far as its weights file knows."""
+    preset = PRESETS.get(str(training.preset))
+    changed = changes(training.changed, training.view)
+    try:
+        defense = row_name(str(training.defense), training.view)
+    except InputError:  # a recipe of somebody else
+        defense = str(training.defense)
+    return {
+        "name": f"file:{defense}",
+        "defense": defense,
+        "preset": training.preset,
+        "protocol": training.protocol,
+        "weights": training.view.rpartition("-")[2],
+        "seed": training.seed,
+        "epoch": None if training.epoch is None else training.epoch + 1,
+        "comparable": bool(preset and preset.comparable) and not changed,
+        "extra_data": "none",
+        "note": "; ".join(filter(None, [note, preset.shortened if preset else "", *changed])),
+    }

@@ -181,6 +181,14 @@ def test_run_folder_holds_settings_and_cost(trainer):
     assert info["cost"]["images_per_second"] > 0
 
 
+def test_weights_know_their_training_without_the_run(trainer):
+    run = trainer(plan("at_fr_swa")).run()
+    extra = load_weights(run.weights("swa-last"))[1].extra
+    told = ("defense", "preset", "protocol", "seed", "view")
+    assert [extra[key] for key in told] == ["at_fr_swa", "smoke", "common", 0, "swa-last"]
+    assert extra["changed"] == list(trainer(plan("at_fr_swa")).plan.changed)
+
+
 # --- what goes wrong ------------------------------------------------------------------------------
 
 

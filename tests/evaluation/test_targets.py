@@ -82,6 +82,36 @@ def test_a_dataset_out_of_reach_does_not_hide_the_model(tmp_path, monkeypatch):
     assert "not confirmed on images (no network)" in target.record.note
 
 
+def ours(path, **extra):
+    meta = WeightsMeta("quick", 10, "cifar10", extra=extra)
+    save_weights(path, build_model("quick", classes=10).net.state_dict(), meta)
+    return load_outside(f"file:{path}").record
+
+
+def test_weights_of_our_own_say_what_trained_them(tmp_path, noise):
+    told = {"defense": "at_swa", "preset": "quick", "protocol": "common", "seed": 3, "epoch": 10}
+    plain = ours(tmp_path / "w.safetensors", **told, view="best")
+    averaged = ours(tmp_path / "w.safetensors", **told, view="swa-last")
+    assert (plain.name, plain.defense, plain.weights) == ("file:pgd_at", "pgd_at", "best")
+    assert (averaged.defense, averaged.weights) == ("at_swa", "last")
+    assert (plain.source, plain.preset, plain.seed, plain.epoch) == ("outside", "quick", 3, 11)
+    assert not plain.comparable and "2-step attack in training" in plain.note
+
+
+def test_weights_of_our_own_are_comparable_as_their_run_is(tmp_path, noise):
+    told = {"defense": "at_swa", "preset": "resnet18", "view": "best"}
+    path = tmp_path / "w.safetensors"
+    assert ours(path, **told).comparable
+    assert ours(path, **told, changed=["swa.start_epoch=80"]).comparable
+    changed = ours(path, **told, changed=["epochs=3"])
+    assert not changed.comparable and "epochs=3" in changed.note
+    assert not ours(path, **{**told, "preset": "gone"}).comparable
+    assert ours(path, **{**told, "defense": "somebody_elses"}).defense == "somebody_elses"
+    assert ours(path).comparable  # nobody says that frbench trained these
+    with pytest.raises(InputError, match=r"damaged metadata .*seed=x"):
+        ours(path, **told, seed="x")
+
+
 def test_natural_is_ready_to_attack(noise):
     target = load_outside("natural")
     assert (target.record.name, target.record.parameters) == ("natural", 11_173_962)

@@ -1,0 +1,35 @@
+"""Views of a training: which of its weights a row stands for, and what it says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from frbench.engine.registry import parse_defense
+
+
+def headline_view(mechanisms: dict[str, object]) -> str:
+    """The view that a defense's row reports: its average's best weights, or simply the best."""
+    return next((f"{kind}-best" for kind in ("swa", "ema") if kind in mechanisms), "best")
+
+
+def row_name(defense: str, view: str) -> str:
+    """The defense that a view of a run stands for: without its average, that of the plain weights.
+
+    `at_fr_swa` at view `best` is `at_fr`: the same training, not averaged.
+    """
+    if "-" in view:
+        return defense
+    found = parse_defense(defense)
+    plain = [m.kind for m in found.recipe.mechanisms if m.kind not in ("swa", "ema")]
+    if len(plain) == len(found.recipe.mechanisms):
+        return defense
+    return parse_defense("+".join([found.recipe.base, *plain])).name
+
+
+def changes(changed: Sequence[str], view: str) -> list[str]:
+    """Those of the command line's `key=value` that reach the weights of a view.
+
+    Test images only watch, and an average's settings leave the plain weights as they are.
+    """
+    idle = ("test_images=", *(() if "-" in view else ("swa.", "ema.")))
+    return [change for change in changed if not change.startswith(idle)]
