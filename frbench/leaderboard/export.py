@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Literal
 
@@ -17,9 +18,10 @@ from frbench.leaderboard.compare import find_row
 from frbench.leaderboard.neighbours import architecture_name
 from frbench.leaderboard.published import Snapshot
 from frbench.leaderboard.refresh import entry_of
-from frbench.leaderboard.selection import full_name, load_cells, pick, task_of
+from frbench.leaderboard.selection import Task, full_name, load_cells, pick, spec_id, task_of
 
 IMAGES = 10_000
+USUAL = "Linf 8/255"  # the threat model to submit where a row was measured under several
 MISSING = "N/A"
 
 
@@ -60,6 +62,8 @@ def export_robustbench(
 ) -> list[Path]:
     """Write `<id>.json`, `<id>_loader.py` and `<id>_submission.md`.
 
+    A row that was measured under several threat models is submitted under Linf 8/255.
+
     Args:
         root: results folder that holds `cells/`.
         row: the row as the table shows it, its target, or the first digits of its digest.
@@ -71,8 +75,8 @@ def export_robustbench(
         The files.
 
     Raises:
-        InputError: AutoAttack or the clean pass is not complete on all 10,000 test images, or the
-            task is not one of RobustBench's.
+        InputError: AutoAttack or the clean pass is not complete on all 10,000 test images, several
+            AutoAttacks could be meant, or the task is not one of RobustBench's.
     """
     cells = load_cells(root)
     digest = find_row(cells, row)
@@ -96,9 +100,7 @@ def export_robustbench(
 
 def _measured(cells: list[Cell], row: str) -> tuple[Cell, Cell]:
     """The clean pass and AutoAttack on the whole test set; strongest refusal first."""
-    aa = _full([c for c in cells if c.attack.is_autoattack and c.attack.stages == AA_STAGES])
-    if aa is None:
-        raise InputError(_refusal(cells, row))
+    aa = _autoattack(cells, row)
     same = [c for c in cells if c.attack.eps == 0 and task_of(c) == task_of(aa)]
     clean = _full(same)
     if clean is None:
@@ -107,6 +109,29 @@ def _measured(cells: list[Cell], row: str) -> tuple[Cell, Cell]:
             f"run `frbench evaluate {aa.model.target} --attacks clean`"
         )
     return clean, aa
+
+
+def _autoattack(cells: list[Cell], row: str) -> Cell:
+    """The one complete AutoAttack of a task: the usual threat model's, or whose there is."""
+    tasks: dict[tuple[str, Task], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        if cell.attack.is_autoattack and cell.attack.stages == AA_STAGES:
+            tasks[spec_id(cell.attack), task_of(cell)].append(cell)
+    complete = [whole for own in tasks.values() if (whole := _full(own)) is not None]
+    if not complete:
+        raise InputError(_refusal(cells, row))
+    found = [c for c in complete if c.attack.threat_model == USUAL] or complete
+    if len(found) > 1:
+        listed = "; ".join(
+            f"{c.data.dataset} #{c.data.sha256[:6]} under {c.attack.threat_model}, "
+            f"{c.attack.library}"
+            for c in found
+        )
+        raise InputError(
+            f"'{row}' has {len(found)} complete AutoAttacks that differ ({listed}): name a "
+            "--results-dir that holds the cells of one"
+        )
+    return found[0]
 
 
 def _full(cells: list[Cell]) -> Cell | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from frbench.attacks import specs
 from frbench.errors import InputError
 from frbench.evaluation.cells import Cell, CellStore, ModelRecord
 from frbench.leaderboard.export import Paper, export_robustbench
@@ -95,6 +96,34 @@ def test_an_unfinished_autoattack_is_refused_with_the_command_that_ends_it(
     with pytest.raises(InputError, match=message) as caught:
         export_robustbench(root, "at_fr", tmp_path / "out")
     assert "run `frbench evaluate runs/at_fr --attacks clean,aa`" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_several_threat_models_the_usual_one_is_submitted(
+    make_cell: CellMaker, model_record: RecordMaker, tmp_path: Path
+) -> None:
+    """Not the newest cell, whatever it was measured under."""
+    record = model_record("at_fr")
+    cells = [make_cell(record, attack, "1" * 9000 + "0" * 1000) for attack in ("clean", "aa")]
+    other = make_cell(record, specs("L2")["aa"], "1" * N, updated="2027-01-01T00:00:00+00:00")
+    root = stored(tmp_path / "r", *cells, other)
+    info = json.loads(export_robustbench(root, "at_fr", tmp_path / "out")[0].read_text())
+    assert (info["eps"], info["autoattack_acc"]) == ("8/255", "90.00")
+    root = stored(tmp_path / "l2", cells[0], other)
+    info = json.loads(export_robustbench(root, "at_fr", tmp_path / "out")[0].read_text())
+    assert (info["eps"], info["autoattack_acc"]) == ("0.5", "100.00")
+
+
+def test_autoattacks_of_different_data_are_not_chosen_among(
+    make_cell: CellMaker, model_record: RecordMaker, tmp_path: Path
+) -> None:
+    record = model_record("at_fr")
+    cells = [make_cell(record, a, "1" * N, sha256=s) for a in ("clean", "aa") for s in ("0a", "1b")]
+    root = stored(tmp_path / "r", *cells)
+    with pytest.raises(
+        InputError, match=r"2 complete AutoAttacks .*#0a.*#1b.*name a --results-dir"
+    ):
+        export_robustbench(root, "at_fr", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
