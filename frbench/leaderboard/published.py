@@ -144,6 +144,14 @@ class SnapshotInfo(_Data):
         """For captions: `78fcc9e of 2025-03-31`."""
         return f"{self.commit[:7]} of {self.date}"
 
+    @property
+    def file(self) -> str:
+        """The CSV file beside the description, named by its digest.
+
+        So the description alone decides which state is read, and replacing it is one atomic step.
+        """
+        return f"robustbench-{self.sha256[:8]}.csv"
+
 
 class Snapshot(_Data):
     """RobustBench's entries at one commit."""
@@ -171,7 +179,7 @@ def paper_table2(folder: Path = DATA_FOLDER) -> PaperTable2:
 def robustbench(folder: Path = DATA_FOLDER) -> Snapshot:
     """The RobustBench snapshot; raises InputError when it and its description disagree."""
     info = _read(SnapshotInfo, folder / "robustbench.json")
-    path = folder / "robustbench.csv"
+    path = folder / info.file
     content = _content(path)
     if storage.sha256(content) != info.sha256:
         raise _damaged(path, "its SHA-256 is not the one in robustbench.json")

@@ -70,8 +70,11 @@ def refresh(folder: Path = DATA_FOLDER, *, address: str = ARCHIVE) -> SnapshotIn
         sha256=storage.sha256(table),
         fields=old.info.fields,
     )
-    storage.write_bytes(folder / "robustbench.csv", table)
+    storage.write_bytes(folder / info.file, table)
     storage.write_json(folder / "robustbench.json", info.model_dump(mode="json"))
+    for path in folder.glob("robustbench-*.csv"):
+        if path.name != info.file:
+            path.unlink()
     return info
 
 

@@ -61,8 +61,8 @@ def test_an_external_evaluation_overrides_autoattack() -> None:
 
 def test_a_changed_snapshot_is_named(tmp_path: Path) -> None:
     folder = shutil.copytree(published.DATA_FOLDER, tmp_path / "data")
-    (folder / "robustbench.csv").write_text("dataset\n")
-    with pytest.raises(InputError, match=r"damaged data file .*robustbench\.csv.*restore"):
+    (folder / published.robustbench().info.file).write_text("dataset\n")
+    with pytest.raises(InputError, match=r"damaged data file .*robustbench-\w+\.csv.*restore"):
         published.robustbench(folder)
     (folder / "paper_table2.json").write_text("{")
     with pytest.raises(InputError, match=r"paper_table2\.json"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from frbench import storage
 from frbench.errors import FrbenchError
 from frbench.leaderboard import published
 from frbench.leaderboard.refresh import refresh
@@ -61,6 +62,27 @@ def test_a_newer_state_replaces_the_snapshot(folder: Path, tmp_path: Path) -> No
     assert new["New2027Model"].autoattack_acc == old.entries[0].autoattack_acc
     wang = new["Wang2023Better_WRN-28-10"]
     assert wang.mentions_synthetic
+
+
+def test_a_refresh_that_is_killed_half_way_leaves_a_readable_snapshot(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the entries are written and before their description is, and then it is repeated."""
+    old = published.robustbench(folder)
+    added = old.entries[0].model_copy(update={"model_id": "New2027Model"})
+    address = archive(tmp_path / "rb.tar.gz", (*old.entries, added))
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            refresh(folder, address=address)
+    assert published.robustbench(folder) == old
+    info = refresh(folder, address=address)
+    assert published.robustbench(folder).info == info
+    assert [path.name for path in folder.glob("*.csv")] == [info.file]
+
+
+def killed(path: Path, content: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("kind", ["unreachable", "garbage", "too few"])
