@@ -14,7 +14,7 @@ from frbench.errors import InputError
 from frbench.evaluation import numerics
 from frbench.evaluation.target import Target
 
-BATCH = 256  # that of the matrix, so that the same images get the same random numbers
+BATCH = 256  # the default of `frbench.evaluation.evaluate` too
 
 
 def check_targets(targets: Sequence[Target]) -> str:
@@ -76,7 +76,9 @@ def craft(
     """Adversarial versions of the images, float32 (n, channels, height, width) on the CPU.
 
     A later stage of an attack only sees images that withstood the ones before. Every batch is
-    attacked with the same seed, as in the matrix.
+    attacked with the same seed, so an attack of one stage draws the numbers that it draws in
+    `evaluate` with the same batch, from the same first image. AutoAttack does not: there a later
+    stage is given survivors of the whole range, regrouped into full batches.
 
     Args:
         model: what to attack instead of the target's own model, such as a filter in front of it.
