@@ -37,13 +37,26 @@ class ModelRecord(BaseModel):
     defense: str | None = Field(default=None, description="canonical recipe name of a run")
     preset: str | None = None
     protocol: str | None = None
-    weights: str | None = Field(default=None, description="best, last, swa-best, swa-last, ...")
+    weights: str | None = Field(default=None, description="of a training: best or last")
     seed: int | None = None
     epoch: int | None = Field(default=None, description="epochs trained when these were saved")
     comparable: bool = Field(default=True, description="may stand beside published numbers")
     extra_data: Literal["none", "synthetic", "extra", "unknown"] = "none"
     note: str = Field(default="", description="what the preset shortens, what the adapter saw")
     cost: dict[str, float] = Field(default_factory=dict, description="training cost of a run")
+
+    def better_than(self, other: ModelRecord) -> bool:
+        """Whether a cell of both, which have the same weights, shall tell this one.
+
+        A run knows more than a file, and now more than when it was unfinished. Where its last
+        weights are its best ones, they are the best.
+        """
+        if self.target == other.target:
+            return self != other
+        return (self.source == "run", self.weights == "best") > (
+            other.source == "run",
+            other.weights == "best",
+        )
 
 
 class DataRange(BaseModel):
@@ -141,15 +154,20 @@ class CellStore:
         self.folder = root / "cells"
 
     def path(self, cell: Cell) -> Path:
-        """`cells/<model name>/<attack>-<key>.json`: found by eye as well as by key."""
+        """`cells/<model name>/<attack>-<key>.json`: found by eye as well as by key.
+
+        A stored cell stays where it is, whatever name its model had then.
+        """
+        stored = sorted(self.folder.glob(f"*/{cell.attack.name}-{cell.key}.json"))
+        if stored:
+            return stored[0]
         safe = "".join(c if c.isalnum() or c in "-_+." else "-" for c in cell.model.name)
         return self.folder / safe / f"{cell.attack.name}-{cell.key}.json"
 
     def find(self, wanted: Cell) -> Cell | None:
         """The stored cell with the key of `wanted`, whatever name its model had then."""
-        for path in self.folder.glob(f"*/{wanted.attack.name}-{wanted.key}.json"):
-            return read_cell(path)
-        return None
+        path = self.path(wanted)
+        return read_cell(path) if path.is_file() else None
 
     def save(self, cell: Cell) -> Path:
         """Write the cell atomically and return where."""

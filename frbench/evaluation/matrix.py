@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from frbench import storage
 from frbench.attacks import AttackSpec
 from frbench.data import Dataset, Split
-from frbench.errors import InputError
+from frbench.errors import FrbenchError, InputError
 from frbench.evaluation import costs, numerics, provenance
 from frbench.evaluation.cells import UNSEEN, Cell, CellStore, DataRange
 from frbench.evaluation.progress import Reporter
@@ -95,8 +95,7 @@ def evaluate(
             )
             with runner.reporter.bar, _counted(runner.attacked, runner.reporter):
                 _fill(runner, unfinished)
-    found = [store.find(cell) for cell in wanted]
-    return [cell for cell in found if cell is not None]
+    return [_finished(store, cell) for cell in wanted]
 
 
 def _fill(runner: Runner, cells: Sequence[Cell]) -> None:
@@ -126,6 +125,18 @@ def _try_cell(runner: Runner, wanted: Cell) -> bool:
         return False
     runner.reporter.pending.pop(cell.key, None)
     return True
+
+
+def _finished(store: CellStore, wanted: Cell) -> Cell:
+    """The finished cell as it was asked for; its file keeps the better record of the model."""
+    cell = store.find(wanted)
+    if cell is None:
+        raise FrbenchError(f"cell {store.path(wanted)} is gone: run the same command again")
+    keep = wanted.model.better_than(cell.model)
+    cell.model = wanted.model
+    if keep:
+        store.save(cell)
+    return cell
 
 
 def lock_path(store: CellStore, cell: Cell) -> Path:

@@ -174,6 +174,44 @@ def test_finished_cells_are_read_and_not_computed(
     assert [c.attack.name for c in again] == ["clean", "pgd2"]
 
 
+def told(asked: Target, /, **changes: object) -> Target:
+    """The same weights under another record."""
+    return Target(asked.model, asked.record.model_copy(update=changes))
+
+
+def test_a_run_takes_over_the_cells_of_its_weights_file(
+    target: Target, digits: Dataset, store: CellStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = one(target, pgd(1), digits, store)
+    monkeypatch.setattr(runner.Runner, "run", lambda *_: pytest.fail("computed again"))
+    run = told(target, name="at_fr", target="quick-at_fr-s0-x", source="run", weights="best")
+    (path,) = store.folder.glob("*/*.json")
+    cell = one(run, pgd(1), digits, store)
+    assert cell.model == run.record
+    assert cell.verdicts == outside.verdicts
+    assert store.path(cell) == path and store.all() == [cell], "in the same file"
+    again = one(target, pgd(1), digits, store)
+    assert again.model == target.record, "what was asked for"
+    assert store.all() == [cell], "a file knows less than the run"
+
+
+def test_last_weights_that_are_the_best_stay_the_best(
+    target: Target, digits: Dataset, store: CellStore
+) -> None:
+    best = told(target, target="x", source="run", weights="best")
+    last = told(target, target="x@last", source="run", weights="last")
+    for asked in (last, best, last):
+        assert one(asked, pgd(1), digits, store).model == asked.record
+    assert [cell.model for cell in store.all()] == [best.record]
+
+
+def test_a_run_that_went_on_is_told_anew(target: Target, digits: Dataset, store: CellStore) -> None:
+    early = told(target, target="x", source="run", note="unfinished: 1 of 9 epochs")
+    one(early, pgd(1), digits, store)
+    one(told(early, note=""), pgd(1), digits, store)
+    assert [cell.model.note for cell in store.all()] == [""]
+
+
 @pytest.mark.parametrize("change", [{"n": 39}, {"seed": 1}, {"batch": 8}, {"start": 1}])
 def test_another_range_seed_or_batch_is_another_cell(
     target: Target, digits: Dataset, store: CellStore, change: dict[str, int]
