@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +23,52 @@ from frbench.engine.run import RunFolder, find_run
 from frbench.engine.trainer import Trainer, open_run
 from frbench.evaluation import Cell, CellStore, evaluate, run_target
 from frbench.evaluation.costs import measure
+from frbench.evaluation.matrix import blank_cell, data_range
 from frbench.evaluation.progress import duration
 from frbench.evaluation.search import Search
 from frbench.evaluation.views import headline_view
 
 
 def forecast(
-    plans: Sequence[Plan], device: Device, runs_dir: Path, *, n: int | None, attacks: bool
+    plans: Sequence[Plan],
+    device: Device,
+    runs_dir: Path,
+    *,
+    n: int | None,
+    attacks: bool,
+    store: CellStore | None = None,
+    search: Search = "exact",
 ) -> Forecast:
-    """What training (and attacking) `plans` will take; finished runs cost nothing.
+    """What training (and attacking) `plans` will take.
 
     Args:
         plans: what is wanted.
         device: where.
-        runs_dir: of runs that may be there already.
+        runs_dir: of runs that may be there already; finished ones are not trained.
         n: test images in every column; None for the preset's own numbers.
         attacks: whether the evaluation is part of it.
+        store: of cells that may be there already; finished ones are not computed.
+        search: of the attacks.
+
+    Raises:
+        InputError: more test images than there are.
     """
     trainings: dict[str, Estimate] = {}
     seconds = 0.0
     for plan in sorted(plans, key=lambda p: p.average is None):
         run = find_run(runs_dir, plan)
-        if run is not None and run.finished():
+        if run is not None and not run.finished():
+            run = None
+        if run is not None and not attacks:
             continue
         data = load_dataset(plan.frame.dataset)
-        if plan.trajectory not in trainings:
+        if run is None and plan.trajectory not in trainings:
             trainings[plan.trajectory] = estimate(plan, data, device)
         if attacks:
-            seconds += _attack_seconds(plan, data, device, n)
+            columns = _columns(plan, data, n)
+            if run is not None and store is not None:
+                columns = _without_finished(columns, plan, run, data, store, search)
+            seconds += _attack_seconds(columns, plan, data, device)
     return Forecast(tuple(trainings.values()), seconds)
 
 
@@ -72,20 +91,68 @@ class Forecast:
         return [*lines, f"about {duration(total)} in all" if total else "nothing left to compute"]
 
 
-def _attack_seconds(plan: Plan, data: Dataset, device: Device, n: int | None) -> float:
-    """Expected seconds of `attack_run`, from the speed of an untrained model."""
+@dataclass(frozen=True)
+class Column:
+    """One attack on the first `images` test images with the weights of one view."""
+
+    view: str
+    spec: AttackSpec
+    images: int
+
+
+def _columns(plan: Plan, data: Dataset, n: int | None) -> list[Column]:
+    """All that `bench` attacks of one plan, in order; InputError where `n` is no range."""
     preset = find_preset(plan.preset)
+    headline = headline_view(plan.settings()["recipe"]["mechanisms"])
+    columns = specs()  # 8/255 whatever the recipe trained with: one threat model for all rows
+    aa = columns.pop("aa")
+
+    def images(own: int) -> int:
+        return min(own, len(data.test)) if n is None else data_range(data, "test", 0, n).n
+
+    cheap = images(preset.test_images)
+    last = headline.replace("best", "last")
+    return [
+        *(Column(headline, spec, cheap) for spec in columns.values()),
+        Column(headline, aa, images(preset.autoattack_images)),
+        *(Column(last, spec, cheap) for spec in columns.values()),
+    ]
+
+
+def _without_finished(
+    columns: Sequence[Column],
+    plan: Plan,
+    run: RunFolder,
+    data: Dataset,
+    store: CellStore,
+    search: Search,
+) -> list[Column]:
+    """The columns that `attack_run` still has to compute."""
+    batch = find_preset(plan.preset).evaluation_batch
+    models = {view: run_target(run, view).record for view in {c.view for c in columns}}
+
+    def missing(column: Column) -> bool:
+        part = data_range(data, "test", 0, column.images)
+        cell = store.find(blank_cell(models[column.view], column.spec, part, 0, batch, search))
+        return cell is None or not cell.complete
+
+    return [column for column in columns if missing(column)]
+
+
+def _attack_seconds(columns: Sequence[Column], plan: Plan, data: Dataset, device: Device) -> float:
+    """Expected seconds of some columns, from the speed of an untrained model."""
+    if not columns:
+        return 0.0
     model = Trainer(plan, data, device, RunFolder(Path())).model.eval().requires_grad_(False)
     images = to_float(data.test.images[:32].to(device.device))
     labels = data.test.labels[:32].to(device.device)
     speed = measure(model, images, labels, eps=8 / 255)
-    cheap, aa = n or preset.test_images, n or preset.autoattack_images
     seconds = 0.0
-    for name, spec in specs().items():
-        for stage in spec.stages:
-            # Half of the images resist, as trained models show.
-            images_left = (aa if stage == "apgd-ce" else aa // 2) if name == "aa" else 2 * cheap
-            seconds += speed.seconds(spec, stage, images_left)
+    for column in columns:
+        for position, stage in enumerate(column.spec.stages):
+            # Half of the images resist AutoAttack's first stage, as trained models show.
+            left = column.images // 2 if position else column.images
+            seconds += speed.seconds(column.spec, stage, left)
     return seconds
 
 
@@ -180,26 +247,23 @@ def attack_run(
     Args:
         n: test images in every column; None for the preset's own numbers.
         search: `exact` or `fast`, see `frbench.evaluation.search`.
-    """
-    preset, data = find_preset(plan.preset), load_dataset(plan.frame.dataset)
-    headline = headline_view(plan.settings()["recipe"]["mechanisms"])
-    columns = specs()  # 8/255 whatever the recipe trained with: one threat model for all rows
-    aa = columns.pop("aa")
 
-    def attack(view: str, specs: Iterable[AttackSpec], images: int) -> list[Cell]:
-        return evaluate(
+    Raises:
+        InputError: more test images than there are.
+    """
+    data = load_dataset(plan.frame.dataset)
+    cells: list[Cell] = []
+    groups = groupby(_columns(plan, data, n), key=lambda column: (column.view, column.images))
+    for (view, images), columns in groups:
+        cells += evaluate(
             run_target(run, view, device=device.device),
-            specs,
+            [column.spec for column in columns],
             data,
             store=store,
             device=device.device,
-            n=min(images, len(data.test)),
-            batch=preset.evaluation_batch,
+            n=images,
+            batch=find_preset(plan.preset).evaluation_batch,
             search=search,
             console=console,
         )
-
-    cells = attack(headline, columns.values(), n or preset.test_images)
-    cells += attack(headline, [aa], n or preset.autoattack_images)
-    last = headline.replace("best", "last")
-    return cells + attack(last, columns.values(), n or preset.test_images)
+    return cells

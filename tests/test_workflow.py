@@ -21,6 +21,7 @@ from frbench.engine import trainer
 from frbench.engine.device import find_device
 from frbench.engine.plan import resolve
 from frbench.engine.run import RunFolder
+from frbench.errors import InputError
 from frbench.evaluation import Cell, CellStore, runner
 from frbench.leaderboard.table import leaderboard
 
@@ -218,8 +219,9 @@ def test_a_forecast_writes_nothing_and_ends_with_the_work(
     plan = resolve("pgd_at", preset="smoke", overrides={"epochs": "2"})
 
     def lines(attacks: bool) -> list[str]:
+        store = CellStore(tmp_path / "results")
         found = workflow.forecast(
-            [plan], find_device("cpu"), tmp_path / "runs", n=N, attacks=attacks
+            [plan], find_device("cpu"), tmp_path / "runs", n=N, attacks=attacks, store=store
         )
         return found.lines(detailed=False)
 
@@ -227,8 +229,22 @@ def test_a_forecast_writes_nothing_and_ends_with_the_work(
     assert _times(tmp_path) == {}
     (run,) = bench("pgd_at").runs
     assert lines(attacks=True) == ["nothing left to compute"]
+    next((tmp_path / "results" / "cells").glob("*/pgd20-*.json")).unlink()
+    assert lines(attacks=True)[0].startswith("attacks: about")  # what is trained is attacked yet
+    assert lines(attacks=False) == ["nothing left to compute"]
     run.write_info({**run.info(), "finished": False})
     assert "attacks: about" in lines(attacks=True)[1]  # nothing of an unfinished run is attacked
+
+
+def test_more_images_than_there_are_are_refused_before_the_training(
+    bench: Callable[..., Bench], tmp_path: Path
+) -> None:
+    plan, many = resolve("pgd_at", preset="smoke"), 361
+    with pytest.raises(InputError, match=r"images 0 to 361 .*of 360: choose n from 1 to 360"):
+        workflow.forecast([plan], find_device("cpu"), tmp_path / "runs", n=many, attacks=True)
+    with pytest.raises(InputError, match=r"images 0 to 361 .*of 360: choose n from 1 to 360"):
+        bench("pgd_at", n=many)
+    assert list((tmp_path / "results").rglob("*.json")) == []
 
 
 @pytest.mark.usefixtures("few_stages")

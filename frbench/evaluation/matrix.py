@@ -25,7 +25,7 @@ from frbench.attacks import AttackSpec
 from frbench.data import Dataset, Split
 from frbench.errors import FrbenchError, InputError
 from frbench.evaluation import costs, numerics, provenance
-from frbench.evaluation.cells import UNSEEN, Cell, CellStore, DataRange
+from frbench.evaluation.cells import UNSEEN, Cell, CellStore, DataRange, ModelRecord
 from frbench.evaluation.progress import Reporter
 from frbench.evaluation.runner import Runner, sequence
 from frbench.evaluation.search import PRECISION, Search, searcher, searching
@@ -73,10 +73,10 @@ def evaluate(
     """
     where = torch.device(device)
     part: Split = getattr(dataset, split)
-    data = _range(dataset.name, part, split, start, n)
+    data = data_range(dataset, split, start, n)
     if batch < 1:
         raise InputError(f"batch {batch} is not possible: give at least 1")
-    wanted = [_blank(target, spec, data, seed, batch, search) for spec in specs]
+    wanted = [blank_cell(target.record, spec, data, seed, batch, search) for spec in specs]
     unfinished = [cell for cell in map(lambda c: store.find(c) or c, wanted) if not cell.complete]
     if unfinished:
         pixels = part.images[data.start : data.stop]
@@ -144,24 +144,27 @@ def lock_path(store: CellStore, cell: Cell) -> Path:
     return store.root / ".locks" / cell.key
 
 
-def _range(
-    name: str, part: Split, split: Literal["train", "test"], start: int, n: int | None
+def data_range(
+    dataset: Dataset, split: Literal["train", "test"], start: int, n: int | None
 ) -> DataRange:
+    """Images `start` to `start + n` (None: to the end); raises InputError where there are none."""
+    part: Split = getattr(dataset, split)
     total = len(part.labels)
     stop = total if n is None else start + n
     if start < 0 or stop <= start or stop > total:
         raise InputError(
-            f"images {start} to {stop} are not a range of {name}'s {split} split of {total}: "
-            f"choose n from 1 to {total - max(start, 0)}"
+            f"images {start} to {stop} are not a range of {dataset.name}'s {split} split of "
+            f"{total}: choose n from 1 to {total - max(start, 0)}"
         )
-    return DataRange(dataset=name, split=split, sha256=part.sha256, start=start, stop=stop)
+    return DataRange(dataset=dataset.name, split=split, sha256=part.sha256, start=start, stop=stop)
 
 
-def _blank(
-    target: Target, spec: AttackSpec, data: DataRange, seed: int, batch: int, search: Search
+def blank_cell(
+    model: ModelRecord, spec: AttackSpec, data: DataRange, seed: int, batch: int, search: Search
 ) -> Cell:
+    """The cell before anything is computed; it has its final key."""
     cell = Cell(
-        model=target.record,
+        model=model,
         attack=spec,
         data=data,
         seed=seed,

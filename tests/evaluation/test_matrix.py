@@ -257,9 +257,8 @@ def test_another_process_at_work_is_waited_for(
     monkeypatch.setattr(
         runner.Runner, "run", lambda self, cell: (done.append(cell.attack.name), run(self, cell))
     )
-    blank = matrix._blank(
-        target, first, matrix._range("digits", digits.test, "test", 0, 8), 0, 8, "exact"
-    )
+    data = matrix.data_range(digits, "test", 0, 8)
+    blank = matrix.blank_cell(target.record, first, data, 0, 8, "exact")
     holder = storage.locked(matrix.lock_path(store, blank))
     holder.__enter__()
     monkeypatch.setattr(matrix.time, "sleep", lambda _: holder.__exit__(None, None, None))
