@@ -61,9 +61,6 @@ class Runner:
             if UNSEEN in cell.verdicts[stage]:
                 self._run_stage(cell, stage, before)
             before = stage
-        if cell.attack.is_autoattack and cell.complete:
-            flags.check_square(cell)
-            self.store.save(cell)
 
     def _run_stage(self, cell: Cell, stage: str, before: str | None) -> None:
         entering = cell.verdicts[before] if before else ROBUST * cell.data.n
@@ -79,7 +76,7 @@ class Runner:
         if waiting:
             self.reporter.stage_done(cell, stage)
         else:
-            self.store.save(cell)  # no image was left to this stage; that too is a result
+            self._save(cell)  # no image was left to this stage; that too is a result
 
     def _run_chunk(self, cell: Cell, stage: str, chunk: list[int], attack: Attacker) -> None:
         begin = time.perf_counter()
@@ -111,8 +108,14 @@ class Runner:
         cell.verdicts[stage] = "".join(verdicts)
         seconds = time.perf_counter() - begin
         cell.seconds[stage] = cell.seconds.get(stage, 0.0) + seconds
-        self.store.save(cell)
+        self._save(cell)
         self.reporter.chunk_done(len(chunk), seconds)
+
+    def _save(self, cell: Cell) -> None:
+        """Save; with the last verdicts of AutoAttack goes the check that needs all of them."""
+        if cell.attack.is_autoattack and cell.stages_done() == cell.stages:
+            flags.check_square(cell)
+        self.store.save(cell)
 
     def _in_pieces(
         self, cell: Cell, stage: str, judge: Callable[[slice], Tensor], images: int

@@ -136,6 +136,31 @@ def test_every_interruption_ends_in_the_same_verdicts(
     assert resumed.key == reference.key
 
 
+def test_a_kill_after_the_last_chunk_loses_no_warning(
+    target: Target, digits: Dataset, store: CellStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finished cell is never opened again, so it has all of its flags from the start."""
+    save, checked = CellStore.save, []
+
+    def warned(cell: Cell) -> None:
+        checked.append(cell.stages_done())
+        cell.flags.append("square-wins: as Square would have it")
+
+    def dying(self: CellStore, cell: Cell) -> Path:
+        path = save(self, cell)
+        if cell.complete:
+            raise Killed
+        return path
+
+    monkeypatch.setattr(runner.flags, "check_square", warned)
+    monkeypatch.setattr(CellStore, "save", dying)
+    with pytest.raises(Killed):
+        one(target, TWO_STAGES, digits, store)
+    (cell,) = store.all()
+    assert cell.complete and cell.flags == ["square-wins: as Square would have it"]
+    assert checked == [TWO_STAGES.stages], "once, on all stages"
+
+
 @pytest.mark.parametrize("last", ["clean", "apgd-ce"])
 def test_an_interrupted_cell_reports_an_upper_bound(
     target: Target,
