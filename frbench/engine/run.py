@@ -86,6 +86,10 @@ class RunFolder:
         content = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
         blob = safetensors.torch.save(content, {"progress": json.dumps(state)})
         storage.write_bytes(self.path / "checkpoint.safetensors", blob)
+        self.write_metrics(progress)
+
+    def write_metrics(self, progress: Progress) -> None:
+        """Write metrics.jsonl anew; a kill may have kept a checkpoint's last line from it."""
         lines = "".join(json.dumps(line) + "\n" for line in progress.metrics)
         storage.write_text(self.path / "metrics.jsonl", lines)
 

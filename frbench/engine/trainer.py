@@ -142,6 +142,7 @@ class Trainer:
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(tensors[name])
+        self.folder.write_metrics(self.progress)
 
     def _train_epoch(self, epoch: int, watcher: Watcher | None) -> float:
         """One pass over the training images; its mean loss is the only wait for the device."""

@@ -94,6 +94,22 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted_bit_for_bit(train
     assert resumed.views() == ["best", "last", f"{average}-best", f"{average}-last"]
 
 
+def test_a_kill_between_checkpoint_and_metrics_loses_no_line(trainer, monkeypatch):
+    write = storage.write_text
+
+    def killed(path, content):
+        if path.name == "metrics.jsonl" and content.count("\n") == 3:
+            raise Kill
+        write(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(Kill):
+        patch.setattr(storage, "write_text", killed)
+        trainer(plan()).run()
+    run = trainer(plan()).run()
+    assert run.finished()
+    assert [line["epoch"] for line in run.metrics()] == [0, 1, 2]
+
+
 def test_resumed_run_takes_the_number_of_threads_that_it_began_with(trainer, monkeypatch):
     with pytest.raises(Kill):
         trainer(plan()).run(Killer(epoch=1))
