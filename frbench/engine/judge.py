@@ -11,10 +11,12 @@ from frbench.data import Split
 from frbench.data.batches import to_float
 from frbench.engine.device import Device
 from frbench.engine.inner import InnerAttack
+from frbench.errors import FrbenchError
 from frbench.models import Normalized
 from frbench.models.folding import Folded
 
 BATCH = 1000
+"""Images whose noise is drawn at once, and that are judged at once where memory allows."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Judge:
     def __init__(self, split: Split, device: Device, attack: InnerAttack) -> None:
         self.device = device
         self.images, self.labels = split.images.to(device.device), split.labels.to(device.device)
+        self.piece = BATCH
         self.attack = InnerAttack(eps=attack.eps, step_size=2 / 255, steps=20)
 
     def __call__(self, model: Normalized, seed: int) -> Judgement:
@@ -48,20 +51,44 @@ class Judge:
         generator = torch.Generator(self.device.device).manual_seed(seed)
         training = model.training
         model.eval()
-        clean, robust, logits = [], [], []
+        parts: list[tuple[Tensor, Tensor]] = []
         for start in range(0, len(self.labels), BATCH):
             images = to_float(self.images[start : start + BATCH], memory_format=torch.channels_last)
-            labels = self.labels[start : start + BATCH]
             noise = self.attack.initial_noise(images, generator)
-            with self.device.autocast():
-                adversarial = self.attack.perturb(victim, images, labels, noise)
-            with torch.no_grad():
-                logits.append(model(images))
-                clean.append(logits[-1].argmax(dim=1) == labels)
-                robust.append(model(adversarial).argmax(dim=1) == labels)
+            parts += self._in_pieces(model, victim, images, self.labels[start:][:BATCH], noise)
         model.train(training)
-        return Judgement(_mean(clean), _mean(robust), torch.cat(logits).std(dim=0).mean().item())
+        logits = torch.cat([logits for logits, _ in parts])
+        robust = torch.cat([robust for _, robust in parts])
+        clean = logits.argmax(dim=1) == self.labels
+        return Judgement(_mean(clean), _mean(robust), logits.std(dim=0).mean().item())
+
+    def _in_pieces(
+        self, model: Normalized, victim: Folded, images: Tensor, labels: Tensor, noise: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Judge so many images at once as memory holds; their noise, and so the verdicts, stay."""
+        while True:
+            try:
+                pieces = [slice(i, i + self.piece) for i in range(0, len(labels), self.piece)]
+                return [self._piece(model, victim, images[p], labels[p], noise[p]) for p in pieces]
+            except torch.OutOfMemoryError:
+                smallest = self.piece == 1
+            if smallest:  # outside the handler, whose traceback keeps the tensors alive
+                raise FrbenchError(
+                    f"out of memory on {self.device.describe()} while judging one image: "
+                    "free the device; finished epochs are kept"
+                )
+            self.piece = (min(self.piece, len(images)) + 1) // 2
+            torch.cuda.empty_cache()
+
+    def _piece(
+        self, model: Normalized, victim: Folded, images: Tensor, labels: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Clean logits, and whether the image under attack is classified correctly."""
+        with self.device.autocast():
+            adversarial = self.attack.perturb(victim, images, labels, noise)
+        with torch.no_grad():
+            return model(images), model(adversarial).argmax(dim=1) == labels
 
 
-def _mean(parts: list[Tensor]) -> float:
-    return torch.cat(parts).float().mean().item()
+def _mean(correct: Tensor) -> float:
+    return correct.float().mean().item()
