@@ -114,9 +114,7 @@ class Batches:
         *,
         padding: Padding = "zero",
         pad: int = 4,
-        augment: bool = True,
         flip: bool = True,
-        drop_last: bool = False,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         """Upload the split; see `augment` for `padding`, `pad`, `flip` and `memory_format`.
@@ -126,25 +124,20 @@ class Batches:
             device: where it shall live.
             batch_size: images a batch; the last one of an epoch may be smaller.
             seed: of the run.
-            augment: off for the plain images, still shuffled.
-            drop_last: leave out a last batch that is not full.
         """
         if batch_size < 1:
             raise InputError(f"batch size {batch_size} is impossible: give 1 or more")
-        if drop_last and batch_size > len(split):
-            raise InputError(f"batch size {batch_size} exceeds the {len(split)} images of the set")
         _check(padding, pad, split.images.shape[-2:])
         self.device = torch.device(device)
-        self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last
+        self.batch_size, self.seed = batch_size, seed
         self._images = split.images.to(self.device)
         self._labels = split.labels.to(self.device)
         self._padding, self._pad, self._flip = padding, pad, flip
-        self._augment, self._memory_format = augment, memory_format
+        self._memory_format = memory_format
 
     def __len__(self) -> int:
         """Steps an epoch."""
-        full, rest = divmod(len(self._labels), self.batch_size)
-        return full if self.drop_last or not rest else full + 1
+        return -(-len(self._labels) // self.batch_size)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -153,7 +146,7 @@ class Batches:
         return channels, height, width
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch in order; without `drop_last` every image comes exactly once."""
+        """The batches of one epoch in order; every image comes exactly once."""
         order = self._order(epoch)
         generator = torch.Generator(self.device)
         for step in range(len(self)):
@@ -163,8 +156,6 @@ class Batches:
             yield Batch(self._serve(images, generator), self._labels.index_select(0, chosen), step)
 
     def _serve(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        if not self._augment:
-            return to_float(images, memory_format=self._memory_format)
         return augment(
             images,
             generator,

@@ -78,9 +78,8 @@ def test_impossible_padding_is_refused(padding: str, pad: int) -> None:
         Batches(random_split(), "cpu", 10, 0, padding=padding, pad=pad)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("augmented", [True, False])
-def test_every_image_comes_exactly_once_an_epoch(augmented: bool) -> None:
-    batches = Batches(random_split(50), "cpu", 16, 0, augment=augmented)
+def test_every_image_comes_exactly_once_an_epoch() -> None:
+    batches = Batches(random_split(50), "cpu", 16, 0)
     served = list(batches.epoch(0))
     assert [len(b.labels) for b in served] == [16, 16, 16, 2] and len(batches) == 4
     assert [b.index for b in served] == [0, 1, 2, 3]
@@ -91,13 +90,8 @@ def test_every_image_comes_exactly_once_an_epoch(augmented: bool) -> None:
 
 def test_images_stay_with_their_labels() -> None:
     split = random_split(50)
-    for batch in Batches(split, "cpu", 16, 0, augment=False).epoch(2):
+    for batch in Batches(split, "cpu", 16, 0, pad=0, flip=False).epoch(2):
         assert torch.equal(batch.images, to_float(split.images[batch.labels]))
-
-
-def test_drop_last_leaves_out_the_partial_batch() -> None:
-    batches = Batches(random_split(50), "cpu", 16, 0, drop_last=True)
-    assert [len(b.labels) for b in batches.epoch(0)] == [16, 16, 16] and len(batches) == 3
 
 
 def test_an_epoch_does_not_depend_on_the_ones_before_it() -> None:
@@ -120,10 +114,10 @@ def test_seed_and_epoch_change_order_and_crops() -> None:
     assert not torch.equal(steps[0].images, steps[1].images)
 
 
-@pytest.mark.parametrize(("size", "drop_last"), [(0, False), (-3, False), (51, True)])
-def test_impossible_batch_sizes_are_refused(size: int, drop_last: bool) -> None:
+@pytest.mark.parametrize("size", [0, -3])
+def test_impossible_batch_sizes_are_refused(size: int) -> None:
     with pytest.raises(InputError, match=f"batch size {size}"):
-        Batches(random_split(50), "cpu", size, 0, drop_last=drop_last)
+        Batches(random_split(50), "cpu", size, 0)
 
 
 def test_derived_seeds_depend_on_every_part_and_its_place() -> None:
