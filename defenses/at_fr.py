@@ -1,6 +1,8 @@
 """AT-FR: PGD-AT with the paper's frequency regularization.
 
-    CE(f(x'), y) + weight * mean | DFT2(f(x')) - DFT2(f(x)) |      weight = 0.1
+    CE(f(x'), y) + weight * mean(|Re D|, |Im D|)      D = DFT2(f(x')) - DFT2(f(x)), weight = 0.1
+
+The mean goes over the real and the imaginary parts of all coefficients, not over their moduli.
 
 Huang et al. 2023, "Frequency Regularization for Improving Adversarial Robustness", equation 2. The
 paper leaves the axes of the transform, its reduction and the first epoch open. Axes and reduction

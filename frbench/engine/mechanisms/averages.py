@@ -56,7 +56,8 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace BatchNorm's running statistics by sample-weighted means over `batches`.
 
     Means of the batch means and of the unbiased batch variances, weighted by batch size: what one
-    pass with momentum b / (n + b) gives after a reset. Momentum, mode and counters are put back.
+    pass with momentum b / (n + b) gives after a reset. Momentum and mode are put back;
+    `num_batches_tracked` counts the batches of this pass.
 
     Args:
         model: its BatchNorm layers are changed in place.
