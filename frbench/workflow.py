@@ -34,19 +34,17 @@ def forecast(
     device: Device,
     runs_dir: Path,
     *,
-    n: int | None,
-    attacks: bool,
+    n: int | None = None,
     store: CellStore | None = None,
     search: Search = "exact",
 ) -> Forecast:
-    """What training (and attacking) `plans` will take.
+    """What training `plans` will take, and with a `store` also attacking them.
 
     Args:
         plans: what is wanted.
         device: where.
         runs_dir: of runs that may be there already; finished ones are not trained.
         n: test images in every column; None for the preset's own numbers.
-        attacks: whether the evaluation is part of it.
         store: of cells that may be there already; finished ones are not computed.
         search: of the attacks.
 
@@ -59,14 +57,14 @@ def forecast(
         run = find_run(runs_dir, plan)
         if run is not None and not run.finished():
             run = None
-        if run is not None and not attacks:
+        if run is not None and store is None:
             continue
         data = load_dataset(plan.frame.dataset)
         if run is None and plan.trajectory not in trainings:
             trainings[plan.trajectory] = estimate(plan, data, device)
-        if attacks:
+        if store is not None:
             columns = _columns(plan, data, n)
-            if run is not None and store is not None:
+            if run is not None:
                 columns = _without_finished(columns, plan, run, data, store, search)
             seconds += _attack_seconds(columns, plan, data, device)
     return Forecast(tuple(trainings.values()), seconds)

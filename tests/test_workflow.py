@@ -219,11 +219,9 @@ def test_a_forecast_writes_nothing_and_ends_with_the_work(
     plan = resolve("pgd_at", preset="smoke", overrides={"epochs": "2"})
 
     def lines(attacks: bool) -> list[str]:
-        store = CellStore(tmp_path / "results")
-        found = workflow.forecast(
-            [plan], find_device("cpu"), tmp_path / "runs", n=N, attacks=attacks, store=store
-        )
-        return found.lines(detailed=False)
+        store = CellStore(tmp_path / "results") if attacks else None
+        where, runs = find_device("cpu"), tmp_path / "runs"
+        return workflow.forecast([plan], where, runs, n=N, store=store).lines(detailed=False)
 
     assert len(lines(attacks=True)) == 3 and "in all" in lines(attacks=True)[-1]
     assert _times(tmp_path) == {}
@@ -241,7 +239,9 @@ def test_more_images_than_there_are_are_refused_before_the_training(
 ) -> None:
     plan, many = resolve("pgd_at", preset="smoke"), 361
     with pytest.raises(InputError, match=r"images 0 to 361 .*of 360: choose n from 1 to 360"):
-        workflow.forecast([plan], find_device("cpu"), tmp_path / "runs", n=many, attacks=True)
+        workflow.forecast(
+            [plan], find_device("cpu"), tmp_path / "runs", n=many, store=CellStore(tmp_path)
+        )
     with pytest.raises(InputError, match=r"images 0 to 361 .*of 360: choose n from 1 to 360"):
         bench("pgd_at", n=many)
     assert list((tmp_path / "results").rglob("*.json")) == []

@@ -17,7 +17,7 @@ from frbench.evaluation import CellStore, resolve_target
 from frbench.evaluation import evaluate as fill
 from frbench.evaluation.search import PRECISION, Search
 from frbench.names import lookup
-from frbench.workflow import attack_run, forecast, train_all
+from frbench.workflow import Forecast, attack_run, forecast, train_all
 
 log = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -41,9 +41,11 @@ def train(
         overrides=parse_overrides(overrides or []),
     )
     _show_settings([plan], where, chosen=preset is not None)
+    log.print("estimating ...")
+    found = forecast([plan], where, runs_dir)
     if estimate:
-        return _print_estimate([plan], where, runs_dir, None, attacks=False)
-    _announce([plan], where, runs_dir, None, attacks=False)
+        return _print_estimate(found)
+    _announce(found)
     (run,) = train_all([plan], where, runs_dir, log)
     print(run.path)
 
@@ -123,11 +125,14 @@ def bench(
         for number in range(seed, seed + seeds)
     ]
     _show_settings(plans, where, chosen=preset is not None)
-    if estimate:
-        return _print_estimate(plans, where, runs_dir, n, attacks=True)
-    storage.check_folder(results_dir)
-    _announce(plans, where, runs_dir, n, attacks=True)
+    if not estimate:
+        storage.check_folder(results_dir)
+    log.print("estimating ...")
     store = CellStore(results_dir)
+    found = forecast(plans, where, runs_dir, n=n, store=store, search=mode)
+    if estimate:
+        return _print_estimate(found)
+    _announce(found)
     for plan, run in zip(plans, train_all(plans, where, runs_dir, log), strict=True):
         attack_run(plan, run, where, store, log, n=n, search=mode)
     boards.leaderboard(results_dir=results_dir, write=True)
@@ -158,17 +163,12 @@ def _short(value: object) -> str:
     return str(value)
 
 
-def _announce(
-    plans: list[Plan], device: Device, runs_dir: Path, n: int | None, attacks: bool
-) -> None:
+def _announce(found: Forecast) -> None:
     """Say before anything is paid what is about to be computed and how long it will take."""
-    log.print("estimating ...")
-    for line in forecast(plans, device, runs_dir, n=n, attacks=attacks).lines(detailed=False):
+    for line in found.lines(detailed=False):
         log.print(f"plan: {line}")
 
 
-def _print_estimate(
-    plans: list[Plan], device: Device, runs_dir: Path, n: int | None, attacks: bool
-) -> None:
-    for line in forecast(plans, device, runs_dir, n=n, attacks=attacks).lines(detailed=True):
+def _print_estimate(found: Forecast) -> None:
+    for line in found.lines(detailed=True):
         print(line)

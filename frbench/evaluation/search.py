@@ -83,7 +83,7 @@ class _Twin(nn.Module):
         n = len(images)
         if images.requires_grad:  # the libraries reshape the gradient without a copy
             images = images.view_as(images)
-            images.register_hook(Tensor.contiguous)
+            images.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
         if images.is_cuda and n % _MULTIPLE:
             images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, _MULTIPLE - n % _MULTIPLE))
         logits: Tensor = self.folded(images.contiguous(memory_format=torch.channels_last))
