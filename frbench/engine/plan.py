@@ -209,7 +209,7 @@ def _typed(text: str) -> Any:
         return tuple(_typed(item) for item in text.split(",") if item)
     try:
         return float(Fraction(text)) if "/" in text else text
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         return text
 
 
