@@ -137,7 +137,7 @@ class KernelStudy:
         """One band a model: a row a channel, a column a kernel; mid-grey is zero."""
         rows = [entry.kernels.shape[1] for entry in self.entries]
         columns = max(len(entry.chosen) for entry in self.entries)
-        with output.figure(0.44 * columns + 0.6, sum(0.44 * row + 0.6 for row in rows)) as fig:
+        with output.figure(0.44 * columns + 0.6, sum(0.44 * row + 0.8 for row in rows)) as fig:
             bands = fig.subplots(len(rows), 1, squeeze=False, height_ratios=rows)[:, 0]
             for entry, axes in zip(self.entries, bands, strict=True):
                 _draw(entry, axes)
@@ -184,8 +184,8 @@ def _draw(entry: ModelKernels, axes: Any) -> None:
     names = list("RGB") if channels == 3 else [str(channel) for channel in range(channels)]
     axes.set_yticks([i * (height + 1) + (height - 1) / 2 for i in range(channels)], names)
     axes.tick_params(length=0, labelsize=7)
-    noise = f"(independent weights {entry.noise_level:.2f})"
-    axes.set_title(f"{entry.model}: smoothness {entry.smoothness.plain()} {noise}", loc="left")
+    numbers = f"smoothness {entry.smoothness.plain()}, independent {entry.noise_level:.2f}"
+    axes.set_title(f"{entry.model}\n{numbers}", loc="left")
 
 
 def _mosaic(entry: ModelKernels) -> np.ndarray[Any, np.dtype[np.float64]]:
