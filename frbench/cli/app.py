@@ -42,21 +42,6 @@ app.add_typer(_data, name="data")
 app.add_typer(_analyze, name="analyze")
 app.add_typer(_export, name="export")
 app.add_typer(_baselines, name="baselines")
-_data.command("fetch")(datasets.fetch)
-_data.command("verify")(datasets.verify)
-_export.command("robustbench")(boards.export_to_robustbench)
-_baselines.command("refresh")(boards.refresh_baselines)
-app.command("leaderboard")(boards.leaderboard)
-app.command("compare")(boards.compare)
-for _name in ("lowpass", "spectrum", "kernels", "curves", "fourier", "claims"):
-    _analyze.command(_name)(getattr(analyses, _name))
-app.command("report")(reports.report)
-app.command("audit")(audits.audit)
-app.command("check")(recipes.check)
-app.command("verify")(verification.verify)
-app.command("new")(recipes.new)
-app.command("list")(listing.list_names)
-app.command("doctor")(listing.doctor)
 
 
 @app.command()
@@ -96,8 +81,10 @@ def evaluate(
     norm: Annotated[str, typer.Option(help="Linf or L2.")] = "Linf",
     eps: Annotated[str | None, typer.Option(help="Radius in [0, 1], such as 8/255.")] = None,
     stages: Annotated[str | None, typer.Option(help="Of AutoAttack: apgd-ce,apgd-t,...")] = None,
-    arch: Annotated[str | None, typer.Option(help="Architecture of file: weights.")] = None,
-    normalization: Annotated[str | None, typer.Option(help="Of file: weights.")] = None,
+    arch: Annotated[str | None, typer.Option(help="Of file: weights, if not detected.")] = None,
+    normalization: Annotated[
+        str | None, typer.Option(help="Of file: weights: none or cifar10.")
+    ] = None,
     device: DeviceName = "auto",
     seed: Seed = 0,
     batch: Annotated[
@@ -165,6 +152,24 @@ def bench(
     work.bench(
         defenses, preset, protocol, seed, seeds, n, runs_dir, results_dir, device, search, estimate
     )
+
+
+# `--help` lists commands in the order of their registration: the main job first.
+_data.command("fetch")(datasets.fetch)
+_data.command("verify")(datasets.verify)
+_export.command("robustbench")(boards.export_to_robustbench)
+_baselines.command("refresh")(boards.refresh_baselines)
+app.command("leaderboard")(boards.leaderboard)
+app.command("compare")(boards.compare)
+for _name in ("lowpass", "spectrum", "kernels", "curves", "fourier", "claims"):
+    _analyze.command(_name)(getattr(analyses, _name))
+app.command("report")(reports.report)
+app.command("audit")(audits.audit)
+app.command("check")(recipes.check)
+app.command("verify")(verification.verify)
+app.command("new")(recipes.new)
+app.command("list")(listing.list_names)
+app.command("doctor")(listing.doctor)
 
 
 def main() -> None:

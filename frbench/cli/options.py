@@ -15,7 +15,7 @@ Overrides = Annotated[
 ]
 PresetName = Annotated[
     str | None,
-    typer.Option(help="quick, resnet18, paper; default: quick, or resnet18 with a GPU."),
+    typer.Option(help="quick, resnet18, paper, or smoke; default: quick, or resnet18 with a GPU."),
 ]
 ProtocolName = Annotated[
     str, typer.Option(help="common: one frame for all; original: the authors' own settings.")
