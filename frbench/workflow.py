@@ -49,14 +49,12 @@ def forecast(
         search: of the attacks.
 
     Raises:
-        InputError: more test images than there are.
+        InputError: more test images than there are, or a finished run without its weights.
     """
     trainings: dict[str, Estimate] = {}
     seconds = 0.0
     for plan in sorted(plans, key=lambda p: p.average is None):
-        run = find_run(runs_dir, plan)
-        if run is not None and not run.finished():
-            run = None
+        run = finished_run(runs_dir, plan)
         if run is not None and store is None:
             continue
         data = load_dataset(plan.frame.dataset)
@@ -68,6 +66,15 @@ def forecast(
                 columns = _without_finished(columns, plan, run, data, store, search)
             seconds += _attack_seconds(columns, plan, data, device)
     return Forecast(tuple(trainings.values()), seconds)
+
+
+def finished_run(runs_dir: Path, plan: Plan) -> RunFolder | None:
+    """The finished run that serves `plan`, if any; InputError where its weights are damaged."""
+    run = find_run(runs_dir, plan)
+    if run is None or not run.finished():
+        return None
+    run.check_weights()
+    return run
 
 
 @dataclass(frozen=True)
@@ -201,15 +208,15 @@ def train(plan: Plan, device: Device, runs_dir: Path, console: Console) -> RunFo
     """The finished run of `plan`: found, resumed or trained.
 
     Raises:
-        InputError: its checkpoint is damaged.
+        InputError: its checkpoint is damaged, or it has finished and its weights are.
         FrbenchError: another process is training it, it diverged, or a file cannot be written.
     """
-    run = find_run(runs_dir, plan)
-    if run is not None and run.finished():
+    run = finished_run(runs_dir, plan)
+    if run is not None:
         console.print(f"{run.name}: trained already, reused", highlight=False)
         return run
     data = load_dataset(plan.frame.dataset)
-    run = run or open_run(runs_dir, plan)
+    run = find_run(runs_dir, plan) or open_run(runs_dir, plan)
     with storage.locked(run.lock(), wait=False):
         display = TrainingDisplay(console, run.name, plan.frame.epochs)
         trainer = Trainer(plan, data, device, run, lambda text: console.print(text))

@@ -76,6 +76,25 @@ class RunFolder:
         """Whether training reached its last epoch."""
         return (self.path / "run.json").is_file() and bool(self.info().get("finished"))
 
+    def check_weights(self) -> None:
+        """Look at the header of every view that a finished run has; InputError names a bad one.
+
+        A header tells how long its file must be, so a truncated file is seen without reading it.
+        """
+        kinds = [k for k in ("swa", "ema") if k in self.info()["settings"]["recipe"]["mechanisms"]]
+        views = [f"{prefix}{which}" for prefix in ("", *(f"{k}-" for k in kinds))
+                 for which in ("best", "last")]  # fmt: skip
+        for path in map(self.weights, views):
+            try:
+                with safe_open(path, framework="pt"):
+                    pass
+            except (SafetensorError, OSError) as error:
+                why = str(error).split("\n")[0] if path.is_file() else "no such file"
+                raise InputError(
+                    f"damaged run: cannot read weights {path}: {why}; "
+                    f"move the folder {self.path} away to train it again"
+                ) from None
+
     def save_checkpoint(self, tensors: Mapping[str, Tensor], progress: Progress) -> None:
         """Replace the checkpoint atomically, then the metrics that it implies."""
         state = {

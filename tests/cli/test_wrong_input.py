@@ -117,6 +117,22 @@ def test_damaged_weights_are_named(damage, frbench, world, run_name, contents) -
     assert contents(world) == before
 
 
+@pytest.mark.parametrize(
+    ("view", "damage"),
+    [("best", lambda p: p.write_bytes(p.read_bytes()[:100])), ("last", Path.unlink)],
+)
+def test_a_finished_run_without_its_weights_is_not_reused(
+    view, damage, frbench, world, run_name, contents
+) -> None:
+    damage(world / "runs" / run_name / f"{view}.safetensors")
+    before = contents(world)
+    for words in ([*SMOKE.split(), "epochs=2"], ["bench", *SMOKE.split()[1:], "epochs=2"]):
+        ended = frbench(*words)
+        assert (ended.code, ended.out) == (2, "")
+        assert f"{run_name}/{view}.safetensors" in ended.line and "to train it again" in ended.line
+    assert contents(world) == before
+
+
 @pytest.fixture
 def unfinished(world: Path, run_name: str) -> Path:
     """The world's run as a kill after its first epoch would leave it, but for the progress."""
