@@ -1,7 +1,8 @@
 """From what a user types as TARGET to a model that is ready to be attacked.
 
-TARGET is a run folder or a run's name (its best weights, or `@VIEW` such as `@last`), or a model
-from outside: `natural`, `file:PATH`, `robustbench:ID`, `timm:NAME`.
+TARGET is a run folder or a run's name (its best weights, or `@VIEW` such as `@last`), a defense
+that one finished run has trained, or a model from outside: `natural`, `file:PATH`,
+`robustbench:ID`, `timm:NAME`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from frbench.engine.presets import PRESETS
+from frbench.engine.registry import parse_defense
 from frbench.engine.run import RunFolder
 from frbench.errors import InputError
 from frbench.evaluation.cells import ModelRecord
@@ -37,13 +39,16 @@ def resolve_target(
 
     Args:
         text: a TARGET, see the module's text.
-        runs_dir: where runs are looked up by name.
+        runs_dir: where runs are looked up by their name or their defense's.
         architecture: of weights from outside that do not tell.
         normalization: of weights from outside: `none` or `cifar10`.
 
     Raises:
-        InputError: no such run, weights or adapter (with the nearest known), or a damaged file.
+        InputError: no such run, weights or adapter (with the nearest known), several runs of a
+            defense, or a damaged file.
     """
+    if not text.strip():
+        raise InputError("an empty TARGET: name a run, natural or file:PATH")
     name, _, view = text.partition("@")
     for folder in (Path(name), runs_dir / name):
         if (folder / "run.json").is_file():
@@ -54,8 +59,39 @@ def resolve_target(
         raise InputError(
             f"{name} is not a run (it has no run.json); for a weights file write file:{name}"
         )
+    found = _run_of(name, runs_dir)
+    if found is not None:
+        return run_target(found[0], view or found[1], device=device)
     runs = [p.parent.name for p in runs_dir.glob("*/run.json")]
     raise unknown("target", text, [*runs, *adapters()])
+
+
+def _run_of(text: str, runs_dir: Path) -> tuple[RunFolder, str | None] | None:
+    """The finished run that trained a defense, and the view that is it; None if there is none.
+
+    A run with an average also trained the defense without it: that is its view `best`, as `bench`
+    has it, where the plain defense has no run of its own.
+    """
+    try:
+        defense = parse_defense(text).name
+    except InputError:
+        return None
+    runs = [RunFolder(path.parent) for path in sorted(runs_dir.glob("*/run.json"))]
+    trained = [(run, str(run.info()["settings"].get("defense"))) for run in runs if run.finished()]
+    own = [run for run, name in trained if name == defense]
+    serving = own or [run for run, name in trained if _plain(name) == defense]
+    if len(serving) > 1:
+        names = ", ".join(run.name for run in serving)
+        raise InputError(f"'{text}' has {len(serving)} runs: name one of {names}")
+    return (serving[0], None if own else "best") if serving else None
+
+
+def _plain(defense: str) -> str:
+    """The defense that a run's plain weights are; its own name where the recipe is gone."""
+    try:
+        return row_name(defense, "best")
+    except InputError:
+        return defense
 
 
 def run_target(

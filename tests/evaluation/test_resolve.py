@@ -10,6 +10,7 @@ import pytest
 
 from frbench.engine.plan import Plan, resolve
 from frbench.engine.run import RunFolder
+from frbench.errors import InputError
 from frbench.evaluation import resolve_target, run_target
 from frbench.models import WeightsMeta, build_model, save_weights
 
@@ -56,3 +57,37 @@ def test_only_changes_that_reach_the_weights_are_told(make_run: MakeRun) -> None
     plain, averaged = run_target(run, "best").record, run_target(run).record
     assert (plain.name, plain.comparable, plain.note) == ("pgd_at", True, "")
     assert (averaged.comparable, averaged.note) == (False, "swa.start_epoch=80")
+
+
+def test_a_defense_names_its_only_finished_run(make_run: MakeRun, tmp_path: Path) -> None:
+    def named(text: str) -> str:
+        return resolve_target(text, runs_dir=tmp_path / "runs").record.target
+
+    run = make_run(resolve("pgd_at", preset="smoke"), "best", "last")
+    make_run(resolve("pgd_at", preset="smoke", seed=7), epochs=1)  # unfinished
+    averaged = make_run(resolve("trades+awp+ema", preset="smoke"), "best", "ema-best")
+    assert named("pgd_at") == run.name
+    assert named("pgd_at@last") == f"{run.name}@last"
+    assert named("trades+ema+awp") == f"{averaged.name}@ema-best"
+    assert named("trades+awp") == averaged.name  # the same training, not averaged
+    with pytest.raises(InputError, match="unknown target 'mart'"):
+        named("mart")
+    other = make_run(resolve("pgd_at", preset="smoke", seed=1))
+    with pytest.raises(InputError, match=f"'pgd_at' has 2 runs.*{run.name}, {other.name}"):
+        named("pgd_at")
+
+
+def test_an_existing_path_wins_over_a_defense(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(resolve("pgd_at", preset="smoke"))
+    monkeypatch.chdir(tmp_path)
+    Path("pgd_at").write_text("weights")
+    with pytest.raises(InputError, match="pgd_at is not a run"):
+        resolve_target("pgd_at", runs_dir=tmp_path / "runs")
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_target_is_told_as_such(text: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"an empty TARGET: name a run, natural or file:PATH"):
+        resolve_target(text, runs_dir=tmp_path)
