@@ -14,19 +14,42 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from frbench import storage
 from frbench.attacks import AttackSpec, specs
-from frbench.data import Dataset, load_dataset, to_float
+from frbench.data import DATASETS, Dataset, load_dataset, to_float
 from frbench.engine.device import Device
 from frbench.engine.estimate import Estimate, estimate
 from frbench.engine.plan import Plan
 from frbench.engine.presets import find_preset
 from frbench.engine.run import RunFolder, find_run
-from frbench.engine.trainer import Trainer, open_run
+from frbench.engine.trainer import Trainer, check_sizes, open_run
+from frbench.errors import InputError
 from frbench.evaluation import Cell, CellStore, evaluate, run_target
 from frbench.evaluation.costs import measure
 from frbench.evaluation.matrix import blank_cell, data_range
 from frbench.evaluation.progress import duration
 from frbench.evaluation.search import Search
 from frbench.evaluation.views import headline_view
+from frbench.models.architectures import check_architecture
+from frbench.names import lookup
+
+
+def check(plans: Sequence[Plan], n: int | None = None) -> None:
+    """Refuse what cannot be trained or attacked, before any data or model is touched.
+
+    Args:
+        plans: what is wanted.
+        n: test images in every column; None for the preset's own numbers.
+
+    Raises:
+        InputError: an unknown dataset or architecture, or more images than there are.
+    """
+    for plan in plans:
+        train, test = lookup("dataset", plan.frame.dataset, DATASETS).sizes
+        check_architecture(plan.frame.architecture)
+        check_sizes(plan, plan.frame.dataset, train=train, test=test)
+        if n is not None and n > test:
+            raise InputError(
+                f"n={n} exceeds the {test} test images of {plan.frame.dataset}; give a smaller one"
+            )
 
 
 def forecast(

@@ -17,7 +17,7 @@ from frbench.evaluation import CellStore, resolve_target
 from frbench.evaluation import evaluate as fill
 from frbench.evaluation.search import PRECISION, Search
 from frbench.names import lookup
-from frbench.workflow import Forecast, attack_run, forecast, train_all
+from frbench.workflow import Forecast, attack_run, check, finished_run, forecast, train_all
 
 log = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -40,6 +40,8 @@ def train(
         seed=seed,
         overrides=parse_overrides(overrides or []),
     )
+    check([plan])
+    _check_folders([plan], runs_dir, write=not estimate)
     _show_settings([plan], where, chosen=preset is not None)
     log.print("estimating ...")
     found = forecast([plan], where, runs_dir)
@@ -71,6 +73,8 @@ def evaluate(
     norm = lookup("norm", norm, {"Linf": "Linf", "L2": "L2"})
     columns = parse_attacks(attacks, norm=norm, eps=radius, stages=stages)  # type: ignore[arg-type]
     mode, store = _search(search), CellStore(results_dir)
+    for folder in (runs_dir, results_dir):
+        _refuse_a_file(folder)
     found = [  # all of them before the first attack, which may take hours
         resolve_target(
             text,
@@ -81,6 +85,7 @@ def evaluate(
         )
         for text in dict.fromkeys(targets)
     ]
+    storage.check_folder(results_dir)
     for target in found:
         if target.record.note:
             log.print(f"{target.record.name}: {target.record.note}")
@@ -124,9 +129,9 @@ def bench(
         for name in names
         for number in range(seed, seed + seeds)
     ]
+    check(plans, n)
+    _check_folders(plans, runs_dir, results_dir, write=not estimate)
     _show_settings(plans, where, chosen=preset is not None)
-    if not estimate:
-        storage.check_folder(results_dir)
     log.print("estimating ...")
     store = CellStore(results_dir)
     found = forecast(plans, where, runs_dir, n=n, store=store, search=mode)
@@ -136,6 +141,25 @@ def bench(
     for plan, run in zip(plans, train_all(plans, where, runs_dir, log), strict=True):
         attack_run(plan, run, where, store, log, n=n, search=mode)
     boards.leaderboard(results_dir=results_dir, write=True)
+
+
+def _check_folders(
+    plans: list[Plan], runs_dir: Path, results_dir: Path | None = None, *, write: bool
+) -> None:
+    """Refuse folders that cannot take what will be computed; finished runs are only read."""
+    folders = [runs_dir] if results_dir is None else [runs_dir, results_dir]
+    for folder in folders:
+        _refuse_a_file(folder)
+    if all(finished_run(runs_dir, plan) for plan in plans):
+        folders.remove(runs_dir)
+    for folder in folders if write else []:
+        storage.check_folder(folder)
+
+
+def _refuse_a_file(folder: Path) -> None:
+    for part in (folder, *folder.parents):
+        if part.exists() and not part.is_dir():
+            raise InputError(f"cannot write {folder}: {part} is a file, not a folder")
 
 
 def _search(name: str) -> Search:

@@ -52,6 +52,16 @@ def make_split(images: torch.Tensor, labels: torch.Tensor) -> Split:
     return Split(images, labels, digest(images, labels))
 
 
+def held_out(n: int, fraction: float) -> int:
+    """How many of `n` training images `holdout` keeps for validation; InputError if none or all."""
+    held = round(n * fraction)
+    if not 0 < held < n:
+        raise InputError(
+            f"cannot hold out {fraction:g} of {n} images: each part needs at least one"
+        )
+    return held
+
+
 def holdout(split: Split, fraction: float = 0.1, seed: int = 42) -> tuple[Split, Split]:
     """Part a training set into (training, validation), 9:1 by default.
 
@@ -60,11 +70,7 @@ def holdout(split: Split, fraction: float = 0.1, seed: int = 42) -> tuple[Split,
     are disjoint and together complete.
     """
     n = len(split)
-    held = round(n * fraction)
-    if not 0 < held < n:
-        raise InputError(
-            f"cannot hold out {fraction:g} of {n} images: each part needs at least one"
-        )
+    held = held_out(n, fraction)
     order = torch.from_numpy(np.random.RandomState(seed).permutation(n))
     train, validation = order[: n - held], order[n - held :]
     return (

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from frbench.data import DATASETS, Batches, Dataset, Split, derive_seed, holdout
+from frbench.data.types import held_out
 from frbench.engine.device import Device
 from frbench.engine.graphed import make_step, to_stderr
 from frbench.engine.judge import Judge, Judgement
@@ -67,14 +68,10 @@ class Trainer:
         if frame.precision != "auto":
             device = dataclasses.replace(device, precision=frame.precision)
         self.plan, self.device, self.folder = plan, device, folder
+        check_sizes(plan, data.name, train=len(data.train), test=len(data.test))
         self._meta = _weights_meta(plan, data)
         self.model = initial_model(plan, self._meta, device)
         train, validation = holdout(data.train, frame.validation_fraction)
-        if frame.batch_size > len(train):
-            raise InputError(
-                f"batch_size={frame.batch_size} exceeds the {len(train)} training images of "
-                f"{data.name}; give a smaller one"
-            )
         self.batches = _batches(train, plan, device, data, plan.seed)
         self._statistics_batches = _batches(
             train, plan, device, data, derive_seed(plan.seed, "batchnorm")
@@ -332,14 +329,27 @@ def _batches(split: Split, plan: Plan, device: Device, data: Dataset, seed: int)
     )
 
 
+def check_sizes(plan: Plan, dataset: str, *, train: int, test: int) -> None:
+    """Raise InputError where a plan wants more images than a dataset of these sizes has.
+
+    The default of `validation_images` means at most so many; one that was typed is a number.
+    """
+    frame = plan.frame
+    held = held_out(train, frame.validation_fraction)
+    limits = {"batch_size": (train - held, "training"), "test_images": (test, "test")}
+    if any(change.startswith("validation_images=") for change in plan.changed):
+        limits["validation_images"] = (held, "held-out")
+    for key, (most, kind) in limits.items():
+        wanted = getattr(frame, key)
+        if wanted > most:
+            raise InputError(
+                f"{key}={wanted} exceeds the {most} {kind} images of {dataset}; give a smaller one"
+            )
+
+
 def _test_judge(data: Dataset, plan: Plan, device: Device) -> Judge | None:
     """Judges the test images that learning curves were asked for, if they were."""
     n = plan.frame.test_images
-    if n > len(data.test):
-        raise InputError(
-            f"test_images={n} exceeds the {len(data.test)} test images of {data.name}; "
-            "give a smaller one"
-        )
     return Judge(_first(data.test, n), device, plan.recipe.attack) if n else None
 
 

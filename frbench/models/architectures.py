@@ -36,6 +36,12 @@ def architectures() -> dict[str, Architecture]:
     return {a.name: a for a in _ARCHITECTURES}
 
 
+def check_architecture(name: str) -> None:
+    """Raise InputError for a name that `build_model` does not know; timm's are left to timm."""
+    if not (name.startswith(TIMM) or _WIDE_RESNET.fullmatch(name)):
+        lookup("architecture", name, architectures())
+
+
 def build_model(
     architecture: str,
     *,

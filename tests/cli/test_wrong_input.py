@@ -133,6 +133,22 @@ def test_a_finished_run_without_its_weights_is_not_reused(
     assert contents(world) == before
 
 
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (f"{SMOKE} batch_size=99999999", "batch_size=99999999 exceeds the 1293 training images"),
+        (f"{SMOKE} validation_images=145", "exceeds the 144 held-out images of digits"),
+        (f"{SMOKE} architecture=tinny", "unknown architecture 'tinny'"),
+        (f"{SMOKE} dataset=cifar11", "unknown dataset 'cifar11'"),
+        ("bench pgd_at --preset smoke --n 361", "n=361 exceeds the 360 test images of digits"),
+    ],
+)
+def test_impossible_settings_are_refused_before_they_are_shown(typed, says, frbench, world) -> None:
+    ended = frbench(*typed.split())
+    assert (ended.code, ended.out) == (2, "")
+    assert says in ended.line and "objective" not in ended.err
+
+
 @pytest.fixture
 def unfinished(world: Path, run_name: str) -> Path:
     """The world's run as a kill after its first epoch would leave it, but for the progress."""
@@ -248,7 +264,12 @@ def test_a_disk_that_takes_nothing(
     "typed",
     [
         "train pgd_at --preset smoke --runs-dir a_file/runs",
+        "train pgd_at --preset smoke --runs-dir a_file",
+        "train pgd_at --preset smoke --runs-dir a_file --estimate",
+        "bench pgd_at --preset smoke --runs-dir a_file",
+        "bench pgd_at --preset smoke epochs=1 --results-dir a_file",
         "evaluate RUN --attacks clean --n 9 --results-dir a_file/results",
+        "evaluate natural --attacks clean --n 9 --runs-dir a_file",
         "analyze curves RUN --out a_file/figures",
     ],
 )
@@ -256,8 +277,8 @@ def test_a_folder_that_cannot_be_made(typed, frbench, world, run_name, contents)
     (world / "a_file").write_text("mine")
     before = contents(world)
     ended = frbench(*typed.replace("RUN", run_name).split())
-    assert ended.code in (1, 2) and ended.out == ""
-    assert "a_file" in ended.line
+    assert ended.code == 2 and ended.out == ""
+    assert "a_file" in ended.line and "estimating" not in ended.err and "plan:" not in ended.err
     assert contents(world) == before
 
 
