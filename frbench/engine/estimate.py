@@ -25,6 +25,8 @@ from frbench.engine.trainer import Trainer
 
 CPU_BUDGET = 5.0
 """Seconds of measuring on a CPU, where twenty steps can take minutes."""
+SLOW = 1.0
+"""Seconds of a step of `_SMALL` images, beyond which each phase is timed by one such step."""
 _SMALL = 8
 _JUDGE_UNITS = 43
 """Forward units an image of a judgement: PGD-20, clean, adversarial, and the clean start."""
@@ -87,10 +89,12 @@ class Estimate:
             "averaging": self.average_seconds,
             "start": self.startup_seconds,
         }
+        speed = self.images_per_second
+        rate = f"{speed:.0f}" if speed >= 10 else f"{speed:.2g}"
         made_of = ", ".join(f"{name} {_duration(s)}" for name, s in shares.items() if s >= 0.05)
         return [
             self.summary(),
-            f"  {self.epochs} epochs of {self.steps} steps, {self.images_per_second:.0f} images/s",
+            f"  {self.epochs} epochs of {self.steps} steps, {rate} images/s",
             f"  {made_of}; measured in {self.measured_seconds:.1f} s",
         ]
 
@@ -107,6 +111,8 @@ def estimate(
 
     On a CPU it measures for about `CPU_BUDGET` seconds, with fewer or smaller steps if need be, and
     first sets torch to the number of threads that trains fastest, unless OMP_NUM_THREADS is set.
+    Where a step of a few images takes more than `SLOW` seconds it times little else: the threads
+    stay, and judgements follow from the step.
 
     Args:
         plan: what would be trained.
@@ -153,6 +159,7 @@ class _Probe:
         self.trainer = Trainer(plan, data, device, RunFolder(Path(os.devnull)), notice)
         self.trainer.device.prepare()
         self.images = plan.frame.batch_size  # of a timed step
+        self._slow = False
         self._stream = self._endless()
 
     def phases(self, steps: int) -> tuple[float, dict[int, float]]:
@@ -161,7 +168,11 @@ class _Probe:
         startup, measured = 0.0, {}
         count = steps
         if not self.device.cuda:
-            startup += self._shrink()
+            startup, small = self._shrink()
+            self._slow = small > SLOW
+            if self._slow:
+                seconds = [*(self.seconds(1, start) for start in starts[:-1]), small]
+                return startup, {k: s * self._scale() for k, s in zip(starts, seconds, strict=True)}
             if not chosen_by_user():
                 tune_threads(lambda: self.run(1, 0))
         for start in starts:
@@ -193,6 +204,8 @@ class _Probe:
         n = len(labels)
         if not self.device.cuda:
             unit = step / self.plan.frame.batch_size / self.plan.recipe.forward_units()
+            if self._slow:
+                return unit * _JUDGE_UNITS * (n + self.plan.frame.test_images)
             n = max(_SMALL, min(n, int(CPU_BUDGET / 4 / unit / _JUDGE_UNITS)))
         judge = Judge(
             Split(images[:n].cpu(), labels[:n].cpu(), ""),
@@ -216,15 +229,21 @@ class _Probe:
         )
         return passes * seconds / len(batches) * len(trainer.batches) * self._scale()
 
-    def _shrink(self) -> float:
-        """Where a full step would take long, time smaller ones; returns the seconds of trying."""
+    def _shrink(self) -> tuple[float, float]:
+        """Where a full step would take long, time smaller ones.
+
+        Returns:
+            Seconds of starting up, and of a step of `_SMALL` images in the last phase.
+        """
         batch, epoch = self.images, self.plan.frame.epochs - 1
         self.images = min(batch, _SMALL)
-        first, second = self.seconds(1, epoch), self.seconds(1, epoch)
+        first = self.seconds(1, epoch)
+        # Starting up takes less than that, so a second step would say the same.
+        second = first if first > 3 * SLOW else self.seconds(1, epoch)
         full = second * batch / self.images
         longest = CPU_BUDGET / 10
         self.images = batch if full <= longest else max(self.images, int(batch * longest / full))
-        return max(0.0, first - second)
+        return max(0.0, first - second), second
 
     def _scale(self) -> float:
         return self.plan.frame.batch_size / self.images
@@ -305,4 +324,7 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.1f} s"
     minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+    if minutes < 90:
+        return f"{minutes:.0f} min"
+    hours = minutes / 60
+    return f"{hours:.1f} h" if hours <= 48 else f"{hours / 24:.0f} days"

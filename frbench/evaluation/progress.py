@@ -127,9 +127,10 @@ def heading(cell: Cell, stage: str | None = None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """For people: `8 s`, `3 min`, `2.5 h`."""
+    """For people: `8 s`, `3 min`, `2.5 h`, `317 days`."""
     if seconds < 90:
         return f"{max(round(seconds), 1)} s"
     if seconds < 5400:
         return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours <= 48 else f"{hours / 24:.0f} days"

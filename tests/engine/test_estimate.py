@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import pytest
@@ -14,6 +15,7 @@ from frbench.engine.estimate import estimate
 from frbench.engine.memory import largest_batch, out_of_memory
 from frbench.engine.plan import resolve
 from frbench.engine.step import TrainingStep
+from frbench.evaluation.progress import duration
 from frbench.models import build_model
 
 CPU = find_device("cpu")
@@ -53,6 +55,40 @@ def test_a_forecast_counts_steps_judgements_and_passes(monkeypatch):
     # Two passes over the training images, of which two batches of 8 were timed.
     assert averaged.average_seconds == pytest.approx(2 * averaged.steps * 4 / 2)
     assert plain.average_seconds == 0
+
+
+def test_where_a_small_step_is_long_little_is_timed(monkeypatch):
+    """On a clock on which every measurement takes ten seconds."""
+    timed = []
+
+    def clock(device, work):
+        timed.append(work)
+        work()
+        return 10.0
+
+    def never(*_):
+        raise AssertionError("this takes minutes")
+
+    monkeypatch.setattr(module, "_timed", clock)
+    monkeypatch.setattr(module, "chosen_by_user", lambda: False)
+    monkeypatch.setattr(module, "tune_threads", never)
+    found = forecast("at_fr")
+    assert len(timed) == 2  # a step without FR, a step with it
+    assert found.train_seconds == pytest.approx(found.epochs * found.steps * 40)
+    # An image of a judgement: 43 forwards, at 10 s for the forwards of a step of 8 images.
+    units = resolve("at_fr", preset="smoke").recipe.forward_units()
+    assert found.judge_seconds == pytest.approx(4 * 100 * 43 * 10 / 8 / units)
+
+
+def test_long_durations_and_low_rates_can_be_read():
+    found = dataclasses.replace(
+        forecast("pgd_at"), train_seconds=7606.2 * 3600, images_per_second=0.0347
+    )
+    assert ": 317 days on" in found.summary() and "training 317 days" in found.lines()[2]
+    assert ", 0.035 images/s" in found.lines()[1]
+    assert [duration(hours * 3600) for hours in (48, 7606.2)] == ["48.0 h", "317 days"]
+    found = dataclasses.replace(found, train_seconds=40 * 3600, images_per_second=7.64)
+    assert " h on" in found.summary() and ", 7.6 images/s" in found.lines()[1]
 
 
 def test_rare_judgements_cost_less(monkeypatch):
