@@ -27,6 +27,8 @@ def load(reference: str, *, architecture: str | None, normalization: str | None)
     path = Path(reference).expanduser()
     if not reference:
         raise InputError("'file:' needs a path, as in 'file:model.pt'")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a weights file")
     if path.is_file() and is_ours(path):
         refuse_options(f"file:{path}", architecture=architecture, normalization=normalization)
         return _ours(path)

@@ -76,6 +76,8 @@ def parse_defense(text: str) -> Defense:
     parts = [part.strip() for part in text.split("+")]
     if len(parts) == 1 and parts[0] in known:
         return known[parts[0]]
+    if len(parts) > 1 and not parts[-1]:
+        raise InputError(f"'{text}' ends in +: name a mechanism after it")
     for part in parts:
         _check_part(part, known, broken)
     # 'awp' is a recipe and a mechanism: a recipe where no other part brings a loss.

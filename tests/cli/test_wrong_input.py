@@ -28,6 +28,8 @@ TYPED = [
     (f"{SMOKE} epoch=3", "unknown key 'epoch': did you mean 'epochs'?"),
     (f"{SMOKE} eps=8/255", "unknown key 'eps': did you mean 'attack.eps'?"),
     ("train at_fr --preset smoke fr.wieght=1", "unknown key 'fr.wieght': did you mean 'fr.weight'"),
+    ("train pgd_at+ --preset smoke", "'pgd_at+' ends in +: name a mechanism after it"),
+    ("evaluate file:runs", "runs is a folder, not a weights file"),
     (f"{SMOKE} architecture=tinny", "unknown architecture 'tinny': did you mean 'tiny'?"),
     (f"{SMOKE} dataset=digit", "unknown dataset 'digit': did you mean 'digits'?"),
     ("evaluate RUN --attacks pdg20", "unknown attack 'pdg20': did you mean 'pgd20'?"),

@@ -58,7 +58,7 @@ def test_a_canonical_name_means_itself():
         ("fr+swa", "has mechanisms only"),
         ("tradess", "did you mean 'trades'"),
         ("trades+ewp", "did you mean 'awp'"),
-        ("trades+", "unknown defense ''"),
+        ("trades+", "'trades+' ends in +: name a mechanism"),
         ("", "unknown defense ''"),
     ],
 )
