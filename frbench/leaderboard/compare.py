@@ -85,13 +85,18 @@ def compare(root: Path, a: str, b: str) -> RowComparison:
 
 
 def find_row(cells: Sequence[Cell], text: str) -> str:
-    """The digest of the model that a user names; raises InputError if there is not just one."""
+    """The digest of the model that a user names; raises InputError if there is not just one.
+
+    A run's own name is its headline, as for `evaluate`: its average where it has one; `@best` are
+    the plain weights.
+    """
     names: dict[str, set[str]] = {}
     text = text.rstrip("/")
     for cell in cells:
         for name in _names(cell.model):
             names.setdefault(name, set()).add(cell.model.digest)
-    found = names.get(text, set())
+    averaged = {f"{text}@swa-best", f"{text}@ema-best"}
+    found = {c.model.digest for c in cells if c.model.target in averaged} or names.get(text, set())
     if not found and len(text) >= 6:
         found = {c.model.digest for c in cells if c.model.digest.startswith(text.lstrip("#"))}
     if not found:
@@ -111,10 +116,16 @@ def find_row(cells: Sequence[Cell], text: str) -> str:
 
 def _names(model: ModelRecord) -> set[str]:
     """Every way to write a row's name."""
-    names = {model.name, model.target, full_name(model)}
+    names = {model.name, model.target, full_name(model), explicit_target(model)}
     if model.seed is not None:
         names |= {f"{full_name(model)} seed {model.seed}"}
     return names
+
+
+def explicit_target(model: ModelRecord) -> str:
+    """The target that names these weights even where their run has an average too."""
+    plain = model.source == "run" and model.weights == "best" and "@" not in model.target
+    return f"{model.target}@best" if plain else model.target
 
 
 def compare_rows(a: Sequence[Cell], b: Sequence[Cell]) -> RowComparison:

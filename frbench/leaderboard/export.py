@@ -14,7 +14,7 @@ from frbench.attacks.spec import AA_STAGES, AttackSpec, format_length
 from frbench.errors import InputError
 from frbench.evaluation.cells import Cell
 from frbench.leaderboard import published
-from frbench.leaderboard.compare import find_row
+from frbench.leaderboard.compare import explicit_target, find_row
 from frbench.leaderboard.neighbours import architecture_name
 from frbench.leaderboard.published import Snapshot
 from frbench.leaderboard.refresh import entry_of
@@ -106,7 +106,7 @@ def _measured(cells: list[Cell], row: str) -> tuple[Cell, Cell]:
     if clean is None:
         raise InputError(
             f"'{row}' has no clean accuracy on all {IMAGES:,} test images; "
-            f"run `frbench evaluate {aa.model.target} --attacks clean`"
+            f"run `frbench evaluate {explicit_target(aa.model)} --attacks clean`"
         )
     return clean, aa
 
@@ -143,7 +143,7 @@ def _full(cells: list[Cell]) -> Cell | None:
 def _refusal(cells: list[Cell], row: str) -> str:
     """How far AutoAttack has come, and the command that finishes it."""
     own = [c for c in cells if c.attack.is_autoattack]
-    command = f"run `frbench evaluate {cells[0].model.target} --attacks clean,aa`"
+    command = f"run `frbench evaluate {explicit_target(cells[0].model)} --attacks clean,aa`"
     wanted = f"RobustBench needs all four stages of AutoAttack on all {IMAGES:,} test images"
     if not own:
         return f"'{row}' has no AutoAttack: {wanted}; {command}"

@@ -79,6 +79,21 @@ def test_rows_are_found_by_name_checkpoint_target_and_digest(
         find_row(cells, "at_fx")
 
 
+@pytest.mark.parametrize("average", ["swa", "ema"])
+def test_a_runs_name_is_its_average_as_evaluate_has_it(
+    make_cell: CellMaker, model_record: RecordMaker, average: str
+) -> None:
+    """`at_fr` may come from the run of `at_fr_swa`, whose name is its target."""
+    run = "quick-at_fr_swa-s0-1f"
+    plain = model_record("at_fr", digest="b" * 64, target=run)
+    headline = model_record("at_fr_swa", digest="5" * 64, target=f"{run}@{average}-best")
+    last = model_record("at_fr_swa", digest="1" * 64, target=f"{run}@{average}-last")
+    cells = [make_cell(m, "pgd20", "10") for m in (plain, headline, last)]
+    assert find_row(cells, run) == find_row(cells, f"{run}/") == headline.digest
+    assert find_row(cells, f"{run}@best") == find_row(cells, "at_fr") == plain.digest
+    assert find_row(cells[:1], run) == plain.digest
+
+
 def test_both_formats_show_the_same_comparison(
     make_cell: CellMaker, model_record: RecordMaker, tmp_path: Path
 ) -> None:
