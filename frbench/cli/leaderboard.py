@@ -91,6 +91,6 @@ def _color() -> bool:
 
 
 def _width() -> int:
-    from frbench.leaderboard.render import WIDTH
+    from frbench.leaderboard.render import BOUNDLESS
 
-    return max(WIDTH, Console().width) if sys.stdout.isatty() else WIDTH
+    return Console().width if sys.stdout.isatty() else BOUNDLESS

@@ -28,7 +28,7 @@ from frbench.names import lookup
 WIDTH = 100
 _NEAREST = 5
 _NAME_WIDTH = 14
-_ANY = 10_000  # wide enough to measure what any table needs
+BOUNDLESS = 10_000  # characters a line; wider than any table, for files and pipes
 FORMATS = ("table", "markdown", "csv", "latex", "json")
 _SUFFIXES = {"markdown": "md", "csv": "csv", "latex": "tex", "json": "json"}
 
@@ -96,25 +96,31 @@ def terminal(grids: Sequence[Grid], *, width: int = WIDTH, color: bool = False) 
     for grid in grids:
         page.print(Text(grid.title, style="bold"))
         if grid.rows:
+            boundless = page.options.update(max_width=BOUNDLESS)
             table = _rich_table(grid)
-            boundless = page.options.update(max_width=_ANY)
+            if Measurement.get(page, boundless, table).maximum > width:
+                table = _rich_table(grid, folded=True)
             needed = Measurement.get(page, boundless, table).minimum
-            console(max(width, needed)).print(table)
+            console(max(width, needed)).print(table, crop=False)
         for note in grid.notes:
             page.print(Padding(Text(note, style="dim"), (0, 0, 0, 2)))
         page.print()
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 
-def _rich_table(grid: Grid) -> RichTable:
+def _rich_table(grid: Grid, *, folded: bool = False) -> RichTable:
+    """The table; `folded` gives a column of numbers no more room than its numbers need."""
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for place, name in enumerate(grid.header):
         words = place < grid.text_columns
         longest = max(len(row[place].text) for row in grid.rows)
+        cells = (_rich_text(row[place], grid.inline).plain for row in grid.rows)
+        lines = [*(line for cell in cells for line in cell.split("\n")), *name.split()]
         table.add_column(
             name,
             justify="left" if words else "right",
-            no_wrap=not words,
+            no_wrap=not words and not folded,
+            width=max(map(len, lines)) if folded and not words else None,
             min_width=min(longest, _NAME_WIDTH) if words else None,
             overflow="fold",
         )

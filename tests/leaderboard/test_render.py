@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from frbench.attacks import specs
 from frbench.errors import InputError
 from frbench.evaluation.cells import Cell, CellStore, ModelRecord
-from frbench.leaderboard.render import FORMATS, latex_text, render, write_tables
+from frbench.leaderboard.render import BOUNDLESS, FORMATS, latex_text, render, write_tables
 from frbench.leaderboard.rows import Leaderboard
 from frbench.leaderboard.table import build
 
@@ -164,6 +165,29 @@ def test_the_terminal_never_cuts_a_number(board: Leaderboard) -> None:
     narrow, wide = (render(board, "table", width=width) for width in (40, 200))
     pattern = r"\d+\.\d\d-\d+\.\d\d"
     assert sorted(re.findall(pattern, narrow)) == sorted(re.findall(pattern, wide))
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 200])
+def test_beside_a_long_heading_no_number_is_cut(
+    make_cell: Callable[..., Cell], model_record: Callable[..., ModelRecord], width: int
+) -> None:
+    """An AutoAttack of two stages beside one of four, in a row of seeds."""
+    short = specs()["aa"].model_copy(update={"stages": ("apgd-ce", "apgd-t")})
+    labelled = short.model_copy(update={"label": "AA (APGD-CE, APGD-T)"})
+    records = [model_record("at_fr_swa", seed=s, digest=f"{s:064d}") for s in range(2)]
+    records.append(model_record("a_composition+with+a+long+name", digest="9" * 64))
+    found = build(
+        [
+            make_cell(record, attack, draw(f"{record.digest}{attack}", 317, 0.5))
+            for record in records
+            for attack in (*ATTACKS, labelled)
+        ]
+    )
+    wide = render(found, "table", width=BOUNDLESS)
+    text = render(found, "table", width=width)
+    pattern = r"\d+\.\d\d-\d+\.\d\d|± \d+\.\d\d|\d+\.\d\d"
+    assert "APGD-T)" in text and "…" not in text
+    assert sorted(re.findall(pattern, text)) == sorted(re.findall(pattern, wide))
 
 
 def test_a_table_of_one_preset_fits_into_100_columns(cells: list[Cell]) -> None:
