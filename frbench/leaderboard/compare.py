@@ -97,14 +97,15 @@ def find_row(cells: Sequence[Cell], text: str) -> str:
             names.setdefault(name, set()).add(cell.model.digest)
     averaged = {f"{text}@swa-best", f"{text}@ema-best"}
     found = {c.model.digest for c in cells if c.model.target in averaged} or names.get(text, set())
-    if not found and len(text) >= 6:
-        found = {c.model.digest for c in cells if c.model.digest.startswith(text.lstrip("#"))}
+    digits = (text.split() or [""])[-1].lstrip("#")  # a label's last word, or all there is
+    if not found and len(digits) >= 6:
+        found = {c.model.digest for c in cells if c.model.digest.startswith(digits)}
     if not found:
         raise unknown("row", text, names)
     if len(found) > 1:
         choices = sorted(
             {
-                f"#{c.model.digest[:8]} ({full_name(c.model)}, {c.model.preset or 'no preset'}, "
+                f"{c.model.digest[:8]} ({full_name(c.model)}, {c.model.preset or 'no preset'}, "
                 f"seed {c.model.seed})"
                 for c in cells
                 if c.model.digest in found

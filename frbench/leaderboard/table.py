@@ -243,7 +243,7 @@ def _labels(groups: Sequence[Sequence[Single]]) -> list[str]:
     labels = _told_apart(labels, seeds)
     seen = Counter(labels)
     return [
-        f"{label} #{group[0].record.digest[:6]}" if seen[label] > 1 else label
+        f"{label} {group[0].record.digest[:6]}" if seen[label] > 1 else label
         for label, group in zip(labels, groups, strict=True)
     ]
 

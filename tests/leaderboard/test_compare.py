@@ -71,9 +71,18 @@ def test_rows_are_found_by_name_checkpoint_target_and_digest(
     best = model_record("at_fr", digest="b" * 64, target="runs/at_fr-0@best")
     last = model_record("at_fr", digest="1" * 64, weights="last", target="runs/at_fr-0@last")
     cells = [make_cell(m, "pgd20", "10") for m in (best, last)]
-    for text in ("at_fr (best)", "bbbbbb", "#bbbbbb", "runs/at_fr-0@best"):
+    for text in (
+        "at_fr (best)",
+        "bbbbbb",
+        "#bbbbbb",
+        "at_fr (best) bbbbbb",
+        "at_fr #bbbbbb",
+        "runs/at_fr-0@best",
+    ):
         assert find_row(cells, text) == best.digest
-    with pytest.raises(InputError, match=r"'at_fr' names 2 rows.*#11111111 \(at_fr \(last\)"):
+    with pytest.raises(
+        InputError, match=r"'at_fr' names 2 rows: choose one of 11111111 \(at_fr \(last\)"
+    ):
         find_row(cells, "at_fr")
     with pytest.raises(InputError, match="unknown row 'at_fx': did you mean 'at_fr'"):
         find_row(cells, "at_fx")

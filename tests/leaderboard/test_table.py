@@ -170,8 +170,8 @@ def test_two_runs_with_one_seed_are_not_taken_for_two_seeds(
     ]
     rows = single_table(build(cells)).rows
     assert {row.label for row in rows} == {
-        "at_fr (best) #000000",
-        "at_fr (best) #111111",
+        "at_fr (best) 000000",
+        "at_fr (best) 111111",
     }
 
 
