@@ -133,6 +133,8 @@ def accuracy_grid(table: Table) -> Grid:
         for row in table.rows
     )
     notes = list(table.notes)
+    if any(s.sd is not None for row in table.rows for s in row.scores.values()):
+        notes.append("± standard deviation over seeds")
     if table.ranked_by:
         by = next(c.label for c in table.columns if c.key == table.ranked_by)
         notes.append(

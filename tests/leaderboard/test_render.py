@@ -161,6 +161,12 @@ def test_a_score_of_fewer_seeds_than_its_row_says_so(
     assert [line[f"{key}_seeds"] for key in ("pgd20", "cw", "aa")] == ["3", "2", "1"]
 
 
+def test_a_table_with_seeds_says_what_its_spread_is(cells: list[Cell]) -> None:
+    note = "± standard deviation over seeds"
+    assert render(build(cells), "table").count(note) == 1
+    assert note not in render(build(cells, each_seed=True), "table")
+
+
 def test_the_terminal_never_cuts_a_number(board: Leaderboard) -> None:
     narrow, wide = (render(board, "table", width=width) for width in (40, 200))
     pattern = r"\d+\.\d\d-\d+\.\d\d"
