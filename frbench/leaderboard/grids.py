@@ -106,7 +106,11 @@ def leaderboard_grids(board: Leaderboard, *, nearest: int | None = None) -> list
     if board.paper is not None:
         grids.append(paper_grid(board))
     if reasons:
-        notes = tuple(f"{', '.join(labels)}: {reason}" for reason, labels in reasons.items())
+        alone = len(reasons) == 1
+        notes = tuple(
+            f"{'all such rows' if alone and len(labels) > 1 else ', '.join(labels)}: {reason}"
+            for reason, labels in reasons.items()
+        )
         title = f"RobustBench ({board.robustbench.state}): rows without a neighbour"
         grids.append(Grid(title, (), (), notes))
     return grids

@@ -9,6 +9,8 @@ from frbench.leaderboard import statistics
 from frbench.leaderboard.rows import Column, Row
 from frbench.leaderboard.selection import CLEAN, Single, full_name
 
+INCOMPARABLE = "not comparable with published numbers"
+
 
 def warnings_of(single: Single, columns: Sequence[Column]) -> list[str]:
     """What the attack libraries said, and attacks out of order."""
@@ -27,12 +29,7 @@ def notes_of(
 ) -> list[str]:
     """What a reader must know before comparing two rows."""
     notes = [f"{c.label}: {c.settings}" for c in columns if c.attack.name != CLEAN]
-    notes += [
-        f"† {row.label}: not comparable with published numbers"
-        + (f": {row.model.note}" if row.model.note else "")
-        for row in rows
-        if not row.model.comparable
-    ]
+    notes += _daggers([row for row in rows if not row.model.comparable])
     for row in rows:
         for c in columns:
             score = row.scores.get(c.key)
@@ -49,6 +46,14 @@ def notes_of(
         if s.aliases
     ]
     return notes + _provenance_notes(singles, columns)
+
+
+def _daggers(rows: Sequence[Row]) -> list[str]:
+    """Why rows are not comparable; once where all of several have the same reason."""
+    reasons = [": ".join(filter(None, (INCOMPARABLE, row.model.note))) for row in rows]
+    if len(rows) > 1 and len(set(reasons)) == 1:
+        return [f"† all such rows: {reasons[0]}"]
+    return [f"† {row.label}: {reason}" for row, reason in zip(rows, reasons, strict=True)]
 
 
 def _missing_seeds(row: Row, columns: Sequence[Column]) -> list[str]:

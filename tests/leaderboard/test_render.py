@@ -161,6 +161,24 @@ def test_a_score_of_fewer_seeds_than_its_row_says_so(
     assert [line[f"{key}_seeds"] for key in ("pgd20", "cw", "aa")] == ["3", "2", "1"]
 
 
+def test_a_reason_that_all_rows_share_is_told_once(
+    make_cell: Callable[..., Cell], model_record: Callable[..., ModelRecord]
+) -> None:
+    notes = {"at_fr": "8 epochs", "mart": "8 epochs", "awp": "9 epochs"}
+    cells = [
+        make_cell(model_record(name, comparable=False, note=note), "pgd20", "1" * 9 + "0")
+        for name, note in notes.items()
+    ]
+    once = render(build(cells[:2]), "table", width=BOUNDLESS)
+    assert "† all such rows: not comparable with published numbers: 8 epochs" in once
+    assert once.count("8 epochs") == 2  # below the table, and in RobustBench's section
+    assert once.count("all such rows: ") == 2
+    each = render(build(cells), "table", width=BOUNDLESS)
+    assert "all such rows" not in each
+    for name, note in notes.items():
+        assert f"† {name} (best): not comparable with published numbers: {note}" in each
+
+
 def test_a_table_with_seeds_says_what_its_spread_is(cells: list[Cell]) -> None:
     note = "± standard deviation over seeds"
     assert render(build(cells), "table").count(note) == 1
