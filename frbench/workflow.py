@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from frbench import storage
 from frbench.attacks import AttackSpec, specs
 from frbench.data import DATASETS, Dataset, load_dataset, to_float
+from frbench.durations import duration
 from frbench.engine.device import Device
 from frbench.engine.estimate import Estimate, estimate
 from frbench.engine.plan import Plan
@@ -25,7 +26,6 @@ from frbench.errors import InputError
 from frbench.evaluation import Cell, CellStore, evaluate, run_target
 from frbench.evaluation.costs import measure
 from frbench.evaluation.matrix import blank_cell, data_range
-from frbench.evaluation.progress import duration
 from frbench.evaluation.search import Search
 from frbench.evaluation.views import headline_view
 from frbench.models.architectures import check_architecture

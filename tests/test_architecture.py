@@ -23,7 +23,7 @@ STAGES = (
     "report",
     "cli",
 )
-SHARED = {"errors", "names", "storage", "discovery", "compat", "provenance", "frbench"}
+SHARED = {"errors", "names", "storage", "discovery", "compat", "provenance", "durations", "frbench"}
 """Small modules beside the stages, which import no stage; `frbench` is the package itself."""
 JOBS = {"workflow", "verify"}
 """Whole jobs that use every stage but the command line; only the command line starts them."""

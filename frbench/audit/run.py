@@ -16,9 +16,9 @@ from frbench.audit.findings import Finding, worst
 from frbench.audit.report import AuditReport
 from frbench.audit.subject import Subject
 from frbench.data import Split
+from frbench.durations import duration
 from frbench.errors import InputError
 from frbench.evaluation import Target, costs, numerics
-from frbench.evaluation.progress import duration
 from frbench.evaluation.provenance import describe
 
 Check = Callable[[Subject], Finding]

@@ -31,16 +31,14 @@ RUNS = Path("runs")
 _LOWPASS, _SPECTRUM, _FOURIER, _CLAIMS = 1000, 128, 256, 256
 
 
+def _count(default: int, text: str, least: int) -> Any:
+    """The option `--n` of a command with its own default."""
+    return typer.Option(min=least, help=text, show_default=f"{default} or all if fewer")
+
+
 def lowpass(
     targets: TargetList,
-    n: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Test images, from the first on.",
-            show_default=f"{_LOWPASS} or all if fewer",
-        ),
-    ] = None,
+    n: Annotated[int | None, _count(_LOWPASS, "Test images, from the first on.", 1)] = None,
     bandwidths: Annotated[
         str | None, typer.Option(help="Even numbers; default: 32,28,24,20,16 for 32 x 32 images.")
     ] = None,
@@ -86,14 +84,7 @@ def lowpass(
 
 def spectrum(
     targets: TargetList,
-    n: Annotated[
-        int | None,
-        typer.Option(
-            min=2,
-            help="Test images for the mean spectra.",
-            show_default=f"{_SPECTRUM} or all if fewer",
-        ),
-    ] = None,
+    n: Annotated[int | None, _count(_SPECTRUM, "Test images for the mean spectra.", 2)] = None,
     attacks: Annotated[str, typer.Option(help="Columns: fgsm, pgdN, cw, aa.")] = "fgsm,pgd20,cw",
     images: Annotated[str, typer.Option(help="Test images shown as in Figure 2.")] = "13,1",
     device: DeviceName = "auto",
@@ -177,10 +168,7 @@ def curves(
 
 def fourier(
     targets: TargetList,
-    n: Annotated[
-        int | None,
-        typer.Option(min=1, help="Test images.", show_default=f"{_FOURIER} or all if fewer"),
-    ] = None,
+    n: Annotated[int | None, _count(_FOURIER, "Test images.", 1)] = None,
     norm: Annotated[float, typer.Option(help="L2 norm added to each channel.")] = 4.0,
     step: Annotated[
         int, typer.Option(min=1, help="2: every second frequency, 4 times faster.")
@@ -211,12 +199,7 @@ def claims(
     natural: Annotated[str, typer.Option(help="TARGET that was trained without attacks.")] = (
         "natural"
     ),
-    n: Annotated[
-        int | None,
-        typer.Option(
-            min=2, help="Test images for accuracies.", show_default=f"{_CLAIMS} or all if fewer"
-        ),
-    ] = None,
+    n: Annotated[int | None, _count(_CLAIMS, "Test images for accuracies.", 2)] = None,
     spectrum_n: Annotated[int, typer.Option(min=2, help="Of these, for spectra.")] = 64,
     device: DeviceName = "auto",
     seed: Seed = 0,

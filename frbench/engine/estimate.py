@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from frbench.data import Dataset, Split
+from frbench.durations import duration
 from frbench.engine.device import Device
 from frbench.engine.judge import Judge
 from frbench.engine.plan import Plan
@@ -75,7 +76,7 @@ class Estimate:
 
     def summary(self) -> str:
         """One line."""
-        parts = [f"{self.name}: {_duration(self.total_seconds)} on {self.device}"]
+        parts = [f"{self.name}: {duration(self.total_seconds)} on {self.device}"]
         parts.append(f"{self.memory / 2**30:.1f} GiB")
         if self.energy is not None:
             parts.append(f"{self.energy:.0f} Wh")
@@ -91,7 +92,7 @@ class Estimate:
         }
         speed = self.images_per_second
         rate = f"{speed:.0f}" if speed >= 10 else f"{speed:.2g}"
-        made_of = ", ".join(f"{name} {_duration(s)}" for name, s in shares.items() if s >= 0.05)
+        made_of = ", ".join(f"{name} {duration(s)}" for name, s in shares.items() if s >= 0.05)
         return [
             self.summary(),
             f"  {self.epochs} epochs of {self.steps} steps, {rate} images/s",
@@ -318,13 +319,3 @@ def _watts(probe: _Probe, step: float) -> float | None:
         watts = float(found.stdout.strip())
     _wait(probe.device)
     return watts
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    minutes = seconds / 60
-    if minutes < 90:
-        return f"{minutes:.0f} min"
-    hours = minutes / 60
-    return f"{hours:.1f} h" if hours <= 48 else f"{hours / 24:.0f} days"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from frbench.durations import duration
 from frbench.evaluation.cells import Cell
 from frbench.evaluation.costs import Speed, passes
 
@@ -124,13 +125,3 @@ def heading(cell: Cell, stage: str | None = None) -> str:
     """`natural: AA`, or `natural: AA APGD-T` for a stage of AutoAttack."""
     part = f" {stage.upper()}" if stage and cell.attack.is_autoattack else ""
     return f"{cell.model.name}: {cell.attack.label}{part}"
-
-
-def duration(seconds: float) -> str:
-    """For people: `8 s`, `3 min`, `2.5 h`, `317 days`."""
-    if seconds < 90:
-        return f"{max(round(seconds), 1)} s"
-    if seconds < 5400:
-        return f"{round(seconds / 60)} min"
-    hours = seconds / 3600
-    return f"{hours:.1f} h" if hours <= 48 else f"{hours / 24:.0f} days"

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 import frbench
 from frbench import provenance
+from frbench.durations import duration
 from frbench.leaderboard.grids import (
     Entry,
     Grid,
@@ -328,7 +329,7 @@ def _facts(sources: Sources, now: datetime) -> list[tuple[str, str]]:
         ("Newest cell", sources.board.measured.replace("T", " ")[:16] + " UTC"),
         ("Commit", provenance.commit() or "not a git checkout"),
         ("Counts", f"{len(models)} models, {len(cells)} cells, {verdicts:,} verdicts"),
-        ("Attack time", _duration(sum(cell.total_seconds for cell in cells))),
+        ("Attack time", duration(sum(cell.total_seconds for cell in cells))),
         ("Devices", "; ".join(sorted(devices)) or "-"),
         (
             "Versions of the cells",
@@ -336,9 +337,3 @@ def _facts(sources: Sources, now: datetime) -> list[tuple[str, str]]:
         ),
         ("Made with", f"frbench {frbench.__version__}"),
     ]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from frbench.data import load_dataset
+from frbench.durations import duration
 from frbench.engine import estimate as module
 from frbench.engine.device import find_device
 from frbench.engine.estimate import estimate
 from frbench.engine.memory import largest_batch, out_of_memory
 from frbench.engine.plan import resolve
 from frbench.engine.step import TrainingStep
-from frbench.evaluation.progress import duration
 from frbench.models import build_model
 
 CPU = find_device("cpu")
