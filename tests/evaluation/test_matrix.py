@@ -419,7 +419,9 @@ def test_plan_bounds_and_time_left_are_told(
     console = Console(file=io.StringIO(), width=200)
     one(target, TWO_STAGES, digits, store, console=console)
     said = console.file.getvalue()  # type: ignore[attr-defined]
-    assert re.search(r"plan: small: AA \(APGD-CE, APGD-T\) on 40 images, about [\d.]+ (s|min)", said)
+    assert re.search(
+        r"plan: small: AA \(APGD-CE, APGD-T\) on 40 images, about [\d.]+ (s|min)", said
+    )
     assert re.search(r"at most \d+\.\d % after APGD-CE \(n=40\), about [\d.]+ (s|min) left", said)
     assert re.search(r"APGD-T\) \d+\.\d % after APGD-T \(n=40\)\n", said)
 
