@@ -37,17 +37,22 @@ class BasicBlock(nn.Module):
 class PatchConv(nn.Conv2d):
     """A convolution whose stride is its kernel: each patch of the image is seen once.
 
-    Computed as a 1x1 convolution over the pixels of the patches, because the gradient to an image
-    of three channels is slow otherwise. Works on any height and width that the patch divides.
+    Computed as one matrix product over the pixels of the patches, because the gradient to an image
+    of three channels is slow otherwise. The patch must divide height and width.
     """
 
     def __init__(self, inputs: int, outputs: int, patch: int) -> None:
         super().__init__(inputs, outputs, patch, stride=patch, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Features (n, outputs, h / patch, w / patch) of images (n, inputs, h, w)."""
-        patches = F.pixel_unshuffle(x, self.stride[0])
-        return F.conv2d(patches, self.weight.flatten(1)[:, :, None, None], self.bias)
+        """Features (n, outputs, h / patch, w / patch), channels_last, of (n, inputs, h, w)."""
+        patch, (n, channels, height, width) = self.stride[0], x.shape
+        rows, columns = height // patch, width // patch
+        # Of channels_last images this is a view, and then one copy that moves whole pixels.
+        pixels = x.permute(0, 2, 3, 1).reshape(n, rows, patch, columns, patch * channels)
+        patches = pixels.transpose(2, 3).reshape(n, rows, columns, patch * patch * channels)
+        features = F.linear(patches, self.weight.permute(0, 2, 3, 1).flatten(1), self.bias)
+        return features.permute(0, 3, 1, 2)
 
 
 class QuickNet(nn.Module):
