@@ -170,7 +170,7 @@ def blank_cell(
         seed=seed,
         batch=batch,
         precision=PRECISION[search],
-        versions=provenance.deciding_versions(spec),
+        versions=provenance.deciding_versions(spec, search),
         verdicts={},
     )
     cell.verdicts = {stage: UNSEEN * data.n for stage in sequence(cell)}

@@ -9,10 +9,13 @@ import torch
 
 from frbench.attacks import AttackSpec
 from frbench.evaluation.cells import Cell
+from frbench.evaluation.search import Search
 from frbench.provenance import commit, hardware_name, library_version
 
 # Raised when the meaning of a verdict changes, so that older cells are not taken for new ones.
 MATRIX_VERSION = "1"
+FAST_AUTOATTACK_VERSION = "2"
+"""Since 2, FAB projects without sorting."""
 SEEDING = "torch starts from the cell's seed in every chunk of every stage, as in pyautoattack"
 _DECIDING = {
     "none": (),
@@ -22,10 +25,13 @@ _DECIDING = {
 }
 
 
-def deciding_versions(spec: AttackSpec) -> dict[str, str]:
+def deciding_versions(spec: AttackSpec, search: Search) -> dict[str, str]:
     """The versions that can change a verdict of this attack; they enter the cell's key."""
     packages = ("torch", *_DECIDING[spec.library])
-    return {"matrix": MATRIX_VERSION, **{package: library_version(package) for package in packages}}
+    versions = {package: library_version(package) for package in packages}
+    if search == "fast" and spec.is_autoattack:
+        versions["fast search"] = FAST_AUTOATTACK_VERSION
+    return {"matrix": MATRIX_VERSION, **versions}
 
 
 def describe(device: torch.device) -> dict[str, Any]:

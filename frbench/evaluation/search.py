@@ -4,9 +4,9 @@ Whatever searches, a verdict is a float32 forward pass of the model itself on wh
 
 `exact` attacks the model as it is, in float32. `fast` attacks a twin with BatchNorm folded away and
 a layout that the device likes; on CUDA its convolutions may use TF32, and on a CPU with bf16
-instructions they use bf16 for the attacks that are `rounding_tolerant`. The twin computes the same
-function up to rounding, so its attacks differ from exact ones as two seeds do, and a success that
-the model itself does not confirm counts as robust.
+instructions they use bf16 for the attacks that are `rounding_tolerant`. AutoAttack's FAB projects
+without sorting. All of this computes the same function up to rounding, so such attacks differ from
+exact ones as two seeds do, and a success that the model itself does not confirm counts as robust.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from frbench.attacks import AttackSpec
+from frbench.attacks.projection import sortless_fab
+from frbench.engine.device import has_bf16
 from frbench.models import Normalized
 from frbench.models.folding import Folded
 
@@ -46,9 +48,10 @@ def searching(search: Search, spec: AttackSpec, device: torch.device) -> Iterato
     saved = (cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark)
     torch.set_float32_matmul_precision("high")
     cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = True, False, True
-    bf16 = device.type == "cpu" and has_bf16_instructions() and rounding_tolerant(spec)
+    bf16 = device.type == "cpu" and has_bf16(device) and rounding_tolerant(spec)
+    fab = sortless_fab() if spec.is_autoattack else contextlib.nullcontext()
     try:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        with fab, torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             yield
     finally:
         torch.set_float32_matmul_precision(matmul)
@@ -62,12 +65,6 @@ def rounding_tolerant(spec: AttackSpec) -> bool:
     bits of bf16 it would stop at images that the model still gets right.
     """
     return not spec.is_autoattack
-
-
-def has_bf16_instructions() -> bool:
-    """Whether this CPU multiplies in bf16; one that has to emulate it is slower than in float32."""
-    cpu = torch.cpu
-    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
 
 
 class _Twin(nn.Module):

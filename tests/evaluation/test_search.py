@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from pyautoattack import fab_base
+from pyautoattack.fab_projections import projection_linf
 from torch import Tensor, nn
 
 from frbench.attacks import AttackSpec, autoattack, pgd, specs
+from frbench.attacks.projection import project_linf
 from frbench.data import load_dataset, to_float
 from frbench.evaluation import CellStore, Target, evaluate, search
 
@@ -27,7 +30,7 @@ def verdicts(target: Target, spec: AttackSpec, folder: Path, mode: search.Search
 
 @pytest.fixture(params=[False, True], ids=["float32", "bf16"])
 def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(search, "has_bf16_instructions", lambda: request.param)
+    monkeypatch.setattr(search, "has_bf16", lambda _: request.param)
     return bool(request.param)
 
 
@@ -59,7 +62,7 @@ def test_success_that_the_model_does_not_confirm_counts_as_robust(
 def test_only_attacks_that_judge_nothing_round_to_bf16(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(search, "has_bf16_instructions", lambda: True)
+    monkeypatch.setattr(search, "has_bf16", lambda _: True)
     rounded = set()
     for name, spec in specs().items():
         with search.searching("fast", spec, CPU):
@@ -70,10 +73,17 @@ def test_only_attacks_that_judge_nothing_round_to_bf16(
     assert rounded == {"clean", "fgsm", "pgd20", "cw"}
 
 
+def test_only_a_fast_search_replaces_the_projection_of_fab() -> None:
+    with search.searching("fast", AA, CPU):
+        assert fab_base.projection_linf is project_linf
+    with search.searching("exact", AA, CPU):
+        assert fab_base.projection_linf is projection_linf
+
+
 def test_cpu_without_bf16_instructions_searches_in_float32(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(search, "has_bf16_instructions", lambda: False)
+    monkeypatch.setattr(search, "has_bf16", lambda _: False)
     with search.searching("fast", PGD, CPU):
         assert not torch.is_autocast_enabled("cpu")
 
