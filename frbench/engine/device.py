@@ -41,6 +41,15 @@ class Device:
             cache_enabled=False,
         )
 
+    def searching(self) -> AbstractContextManager[Any]:
+        """bf16 where the hardware has it, for adversarial images that float32 will judge."""
+        return torch.autocast(
+            self.device.type,
+            dtype=torch.bfloat16,
+            enabled=has_bf16(self.device),
+            cache_enabled=False,
+        )
+
     def prepare(self) -> None:
         """Let cuDNN search for the fastest kernels, and keep float32 convolutions float32."""
         if self.cuda:
@@ -55,6 +64,14 @@ class Device:
         """Name of the hardware, for people and provenance."""
         name = hardware_name(self.device)
         return name if self.cuda else f"{name}, {torch.get_num_threads()} threads"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies in bf16; one that has to emulate it is slower than in float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    cpu = torch.cpu
+    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
 
 
 def find_device(name: str = "auto", precision: str = "auto", compile_: Compile = "auto") -> Device:

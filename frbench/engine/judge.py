@@ -35,7 +35,7 @@ class Judge:
 
     Args:
         split: held-out images of the training set.
-        device: where; lower precision may search for adversarial images, float32 counts them.
+        device: where; bf16 searches for adversarial images if it can, float32 counts them.
         attack: the recipe's, for its radius.
     """
 
@@ -84,7 +84,7 @@ class Judge:
         self, model: Normalized, victim: Folded, images: Tensor, labels: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Clean logits, and whether the image under attack is classified correctly."""
-        with self.device.autocast():
+        with self.device.searching():
             adversarial = self.attack.perturb(victim, images, labels, noise)
         with torch.no_grad():
             return model(images), model(adversarial).argmax(dim=1) == labels

@@ -37,7 +37,7 @@ PRESETS = {
             summary="a small residual network on the real CIFAR-10, minutes on two CPU cores",
             overrides={
                 "architecture": "quick",
-                "epochs": 11,
+                "epochs": 10,
                 "lr": 0.4,
                 "schedule": "onecycle",
                 "milestones": (),
@@ -54,7 +54,7 @@ PRESETS = {
             comparable=False,
             test_images=1000,
             autoattack_images=256,
-            shortened="2-step attack in training, 11 epochs without crops, a small model",
+            shortened="2-step attack in training, 10 epochs without crops, a small model",
         ),
         Preset(
             name="resnet18",

@@ -10,6 +10,7 @@ from frbench.engine.device import find_device
 from frbench.engine.inner import InnerAttack
 from frbench.engine.judge import Judge
 from frbench.errors import FrbenchError
+from frbench.models import Normalized
 
 ROBUST = InnerAttack(eps=0.1, step_size=0.02, steps=2)
 
@@ -60,3 +61,24 @@ def test_not_even_one_image_is_an_error_of_the_judge(steady, small_digits, monke
     short_of_memory(judge, monkeypatch, most=0)
     with pytest.raises(FrbenchError, match="while judging one image: free the device"):
         judge(steady, seed=3)
+
+
+@pytest.mark.parametrize("instructions", [False, True])
+def test_bf16_may_search_but_float32_counts(steady, small_digits, monkeypatch, instructions):
+    monkeypatch.setattr("frbench.engine.device.has_bf16", lambda _: instructions)
+    real, modes = Normalized.forward, []
+
+    def forward(self, images):
+        modes.append(torch.is_autocast_enabled("cpu"))
+        return real(self, images)
+
+    monkeypatch.setattr(Normalized, "forward", forward)
+    searched = []
+    monkeypatch.setattr(
+        InnerAttack,
+        "perturb",
+        lambda self, model, images, *_: searched.append(torch.is_autocast_enabled("cpu")) or images,
+    )
+    judgement = Judge(small_digits.test, find_device("cpu"), ROBUST)(steady, seed=3)
+    assert judgement.clean == judgement.robust
+    assert searched == [instructions] and modes == [False, False]
