@@ -137,6 +137,9 @@ def bench(
     results_dir: ResultsDir = boards.RESULTS,
     device: DeviceName = "auto",
     search: SearchMode = "exact",
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Trainings at once, a process each; GPUs are shared out.")
+    ] = 1,
     estimate: Annotated[bool, typer.Option(help="Forecast time and memory only.")] = False,
 ) -> None:
     """Train (or reuse), attack with every column, print the leaderboard.
@@ -145,12 +148,23 @@ def bench(
 
         frbench bench at_fr_swa --preset quick
 
-        frbench bench pgd_at at_swa at_fr at_fr_swa --preset quick --seeds 3
+        frbench bench pgd_at at_swa at_fr at_fr_swa --preset quick --seeds 3 --jobs 2
     """
     from frbench.cli import work
 
     work.bench(
-        defenses, preset, protocol, seed, seeds, n, runs_dir, results_dir, device, search, estimate
+        defenses,
+        preset,
+        protocol,
+        seed,
+        seeds,
+        n,
+        runs_dir,
+        results_dir,
+        device,
+        search,
+        jobs,
+        estimate,
     )
 
 

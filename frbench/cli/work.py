@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.console import Console
 from frbench import storage
 from frbench.attacks import format_length, parse_attacks, parse_eps
 from frbench.cli import leaderboard as boards
+from frbench.cli.jobs import run_jobs
 from frbench.data import load_dataset
 from frbench.engine.device import Device, find_device
 from frbench.engine.plan import Plan, default_preset, parse_overrides, resolve
@@ -116,6 +118,7 @@ def bench(
     results_dir: Path,
     device: str,
     search: str,
+    jobs: int,
     estimate: bool,
 ) -> None:
     where, mode = find_device(device), _search(search)
@@ -138,9 +141,37 @@ def bench(
     if estimate:
         return _print_estimate(found)
     _announce(found)
-    for plan, run in zip(plans, train_all(plans, where, runs_dir, log), strict=True):
-        attack_run(plan, run, where, store, log, n=n, search=mode)
+    groups: dict[str, list[Plan]] = {}
+    for plan in plans:  # rows of one training belong together
+        groups.setdefault(plan.trajectory, []).append(plan)
+    if min(jobs, len(groups)) == 1:
+        _train_and_attack(plans, where, runs_dir, store, n, mode, log)
+    else:
+        log.print(f"plan: {len(groups)} trainings, {min(jobs, len(groups))} at once")
+        todo = [partial(_job, group, runs_dir, store, n, mode) for group in groups.values()]
+        run_jobs(todo, min(jobs, len(groups)), device)
     boards.leaderboard(results_dir=results_dir, write=True)
+
+
+def _job(
+    plans: list[Plan], runs_dir: Path, store: CellStore, n: int | None, search: Search, device: str
+) -> None:
+    """What one of several processes does; bars of several would overwrite each other."""
+    lines = Console(stderr=True, highlight=False, soft_wrap=True, force_terminal=False)
+    _train_and_attack(plans, find_device(device), runs_dir, store, n, search, lines)
+
+
+def _train_and_attack(
+    plans: list[Plan],
+    device: Device,
+    runs_dir: Path,
+    store: CellStore,
+    n: int | None,
+    search: Search,
+    console: Console,
+) -> None:
+    for plan, run in zip(plans, train_all(plans, device, runs_dir, console), strict=True):
+        attack_run(plan, run, device, store, console, n=n, search=search)
 
 
 def _check_folders(

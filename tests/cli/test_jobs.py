@@ -1,0 +1,92 @@
+"""Several trainings at once: each in its own process, and none is lost with another."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from frbench.cli import jobs, work
+from frbench.cli.jobs import run_jobs
+from frbench.engine.plan import Plan
+from frbench.errors import FrbenchError
+
+JOBS = """
+import os, signal
+from frbench.errors import InputError
+
+def note(folder, name, device):
+    (folder / name).write_text(f"{os.getpid()} {device} {os.environ['OMP_NUM_THREADS']}")
+
+def refuse(device):
+    raise InputError("a milestone beyond the end")
+
+def die(device):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Jobs in a module that another process can import."""
+    (tmp_path / "sample_jobs.py").write_text(JOBS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "sample_jobs", raising=False)
+    return importlib.import_module("sample_jobs")
+
+
+def test_each_job_has_a_process_and_its_share_of_the_cores(sample, tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    run_jobs([partial(sample.note, tmp_path, name) for name in "abc"], 2, "cpu")
+    said = [(tmp_path / name).read_text().split() for name in "abc"]
+    assert len({process for process, _, _ in said} | {str(os.getpid())}) == 4
+    assert {(device, threads) for _, device, threads in said} == {("cpu", "3")}
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_threads_that_the_user_chose_stay(sample, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    run_jobs([partial(sample.note, tmp_path, "a")], 1, "cpu")
+    assert (tmp_path / "a").read_text().split()[2] == "5" == os.environ["OMP_NUM_THREADS"]
+
+
+def test_a_failure_is_said_and_stops_no_other_job(sample, tmp_path, capfd):
+    with pytest.raises(FrbenchError, match="2 of 3 jobs failed"):
+        run_jobs([sample.refuse, sample.die, partial(sample.note, tmp_path, "last")], 1, "cpu")
+    assert (tmp_path / "last").exists()
+    assert capfd.readouterr().err == "frbench: a milestone beyond the end\n"
+
+
+def test_several_gpus_are_shared_out_unless_one_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [jobs._device_of(slot, "auto") for slot in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert jobs._device_of(1, "cuda:0") == "cuda:0" and jobs._device_of(1, "cpu") == "cpu"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert jobs._device_of(1, "cuda") == "cuda"
+
+
+def test_rows_of_one_training_are_one_job(frbench, world, monkeypatch):
+    found: list[list[tuple[str, int]]] = []
+
+    def instead(todo, at_once, device):
+        assert at_once == 2
+        for job in todo:
+            plans: list[Plan] = job.args[0]
+            found.append([(plan.defense, plan.seed) for plan in plans])
+
+    monkeypatch.setattr(work, "run_jobs", instead)
+    typed = "bench pgd_at trades at_swa --preset smoke --seeds 2 --n 8 --jobs 2"
+    assert frbench(*typed.split()).code == 0
+    assert sorted(found) == [
+        [("pgd_at", 0), ("at_swa", 0)],
+        [("pgd_at", 1), ("at_swa", 1)],
+        [("trades", 0)],
+        [("trades", 1)],
+    ]
