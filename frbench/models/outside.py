@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
-from scipy.stats import binomtest
 from torch import nn
 
 from frbench.errors import InputError
@@ -179,6 +178,8 @@ def _correct(module: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> t
 
 
 def _clearly_better(other: torch.Tensor, own: torch.Tensor) -> bool:
+    from scipy.stats import binomtest  # takes most of a second; our own models need none of it
+
     wins, losses = int((other & ~own).sum()), int((own & ~other).sum())
     return wins > losses and float(binomtest(wins, wins + losses).pvalue) < _CLEARLY
 
