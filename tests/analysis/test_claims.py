@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from math import sqrt
 from pathlib import Path
 
 import pytest
@@ -112,12 +113,14 @@ def test_an_interval_that_crosses_the_threshold_leaves_the_claim_open() -> None:
     assert [found[key].verdict for key in ("a", "c1", "c2", "d")] == ["cannot be told"] * 4
 
 
-def test_kernels_of_different_sizes_are_not_compared() -> None:
-    smooth = kernels(2.0, 1.0)
-    wide = replace(smooth.entries[1], kernels=torch.zeros(60, 3, 4, 4))
-    found = check(kernel=KernelStudy((smooth.entries[0], wide), 0))["d"]
-    assert found.verdict == "cannot be told"
-    assert "kernels of 3 x 3 and 4 x 4" in found.measured
+def test_kernels_of_different_sizes_are_compared_with_independent_weights() -> None:
+    narrow, wide = kernels(1.2, 1.3).entries
+    wide = replace(wide, kernels=torch.zeros(60, 3, 4, 4))
+    claims = check(kernel=KernelStudy((narrow, wide), 0))
+    # 1.2 of 4 sqrt(2) / 3 is rougher than 1.3 of 3 sqrt(2) / 2.
+    assert claims["d"].verdict == "holds"
+    assert claims["d"].estimate.value == pytest.approx((0.9 - 1.3 / 1.5) / sqrt(2))
+    assert "64 and 61 % of independent weights" in claims["d"].measured
 
 
 def test_missing_measurements_are_named() -> None:
