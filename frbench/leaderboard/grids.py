@@ -50,6 +50,11 @@ def number(value: float) -> str:
     return f"{value:.2f}"
 
 
+def cost_text(value: float) -> str:
+    """Three digits, or all before the point: costs repeat to a few percent at best."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def signed(value: float) -> str:
     """Two decimals with the sign, for differences."""
     return f"{value:+.2f}"
@@ -200,7 +205,7 @@ def model_grid(table: Table) -> Grid:
             Entry(_range_text(row.epochs)),
             Entry(_range_text(row.seeds)),
             *([difference_entry(row.overfitting_gap)] if gaps else []),
-            *(Entry(f"{row.cost[key]:,.6g}" if key in row.cost else "-") for key in costs),
+            *(Entry(cost_text(row.cost[key]) if key in row.cost else "-") for key in costs),
         )
         for i, row in enumerate(table.rows)
     )

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from frbench.leaderboard.grids import Entry, Grid, number, score_entry
+from frbench.leaderboard.grids import Entry, Grid, cost_text, number, score_entry
 from frbench.leaderboard.published import PaperTable2
 from frbench.leaderboard.rows import Column, Score, Table
 from frbench.report import svg
@@ -17,6 +17,7 @@ from frbench.report.sources import RunCurve
 
 _WIDTH, _HEIGHT = 5.0, 3.9
 _SMALL = 3.3, 2.7
+_SPREAD = "its 95 % interval, or one standard deviation over seeds"
 _PAPER, _ROBUSTBENCH = "the paper's Table 2", "RobustBench"
 # Where the number of a point may stand, in points from its centre; the first free place is taken.
 _PLACES = [(8, 4), (8, -9), (-13, 4), (-13, -9), (-3, 9), (-3, -15), (16, -2), (-22, -2)]
@@ -76,9 +77,9 @@ def clean_robust(name: str, table: Table, paper: PaperTable2 | None) -> Chart | 
         picture = svg.inline(made, name, f"{title}; the numbers are in the table below", titles)
     best = ", ".join(p.label for p in front)
     caption = (
-        f"Every numbered point is a row of the table above, n = {table.n:,}, with its 95 % "
-        f"intervals; up and to the right is better. On the Pareto front no other measured row is "
-        f"better in both: {best}."
+        f"Every numbered point is a row of the table above, n = {table.n:,}, with {_SPREAD}; up "
+        f"and to the right is better. On the Pareto front no other measured row is better in both: "
+        f"{best}."
     )
     if published:
         caption += " Published points were measured by others, on all test images."
@@ -194,9 +195,9 @@ def _draw_front(axes: Any, front: Sequence[Point]) -> None:
 def _draw_point(axes: Any, name: str, point: Point) -> None:
     """A filled marker with thin lines for its two intervals."""
     for score, along in ((point.clean_score, "x"), (point.robust_score, "y")):
-        if score is None or score.low is None or score.high is None:
+        ends = _ends(score)
+        if ends is None:
             continue
-        ends = [score.low, score.high]
         xs, ys = (ends, [point.robust] * 2) if along == "x" else ([point.clean] * 2, ends)
         axes.plot(xs, ys, color=svg.SERIES[0], linewidth=0.7, alpha=0.45)
     first = point.key == "1"
@@ -205,6 +206,15 @@ def _draw_point(axes: Any, name: str, point: Point) -> None:
         point.clean, point.robust, "o", color=svg.SERIES[0], markersize=6, label=label
     )
     line.set_gid(f"{name}-row-{point.key}")
+
+
+def _ends(score: Score | None) -> list[float] | None:
+    """Where the thin lines end: the interval of one seed, one standard deviation of several."""
+    if score is None:
+        return None
+    if score.sd is not None:
+        return [score.accuracy - score.sd, score.accuracy + score.sd]
+    return None if score.low is None or score.high is None else [score.low, score.high]
 
 
 def _number_points(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
@@ -282,8 +292,8 @@ def cost_robust(name: str, table: Table, cost: str) -> Chart | None:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         for key, _, value, score in found:
-            if score.low is not None and score.high is not None:
-                ends = [score.low, score.high]
+            ends = _ends(score)
+            if ends is not None:
                 axes.plot([value] * 2, ends, color=svg.SERIES[0], linewidth=0.7, alpha=0.45)
             (line,) = axes.plot(value, score.accuracy, "o", color=svg.SERIES[0], markersize=6)
             line.set_gid(f"{name}-row-{key}")
@@ -292,19 +302,19 @@ def cost_robust(name: str, table: Table, cost: str) -> Chart | None:
         _number_points(axes, [(value, score.accuracy, key) for key, _, value, score in found])
         title = f"{heading} against robust accuracy, {column.label}"
         titles = {
-            f"{name}-row-{key}": f"{row.label}: {value:,.6g}, {number(score.accuracy)} %"
+            f"{name}-row-{key}": f"{row.label}: {cost_text(value)}, {number(score.accuracy)} %"
             for key, row, value, score in found
         }
         picture = svg.inline(made, name, f"{title}; the numbers are in the table below", titles)
     caption = (
-        f"Numbered points are rows of the table above, n = {table.n:,}, with their 95 % intervals; "
-        f"up and to the left is better. {remark}"
+        f"Numbered points are rows of the table above, n = {table.n:,}, with {_SPREAD}; up and to "
+        f"the left is better. {remark}"
     )
     grid = Grid(
         "Numbers of this chart",
         ("No.", "Model", axis[0].upper() + axis[1:], column.label),
         tuple(
-            (Entry(key), Entry(row.label), Entry(f"{value:,.6g}"), score_entry(score))
+            (Entry(key), Entry(row.label), Entry(cost_text(value)), score_entry(score))
             for key, row, value, score in found
         ),
         text_columns=2,

@@ -20,6 +20,7 @@ from frbench.leaderboard.grids import (
     Entry,
     Grid,
     accuracy_grid,
+    cost_text,
     difference_entry,
     leaderboard_grids,
     neighbour_grids,
@@ -181,7 +182,7 @@ def _row_view(place: int, row: Row, table: Table, gaps: bool, costs: Sequence[st
         values.append(Value(difference_entry(gap), gap.points if gap else None))
     for key in costs:
         cost = row.cost.get(key)
-        values.append(Value(Entry("-" if cost is None else f"{cost:,.6g}"), cost))
+        values.append(Value(Entry("-" if cost is None else cost_text(cost)), cost))
     facts = {field: str(getattr(row.model, field) or "-") for field in _FILTERS}
     facts["comparable"] = "yes" if row.model.comparable else "no"
     return RowView(place, row, tuple(values), facts)
