@@ -6,6 +6,9 @@ Wu, Xia and Wang 2020, "Adversarial weight perturbation helps robust generalizat
 One ascent step for v, per tensor, on convolution and linear weights only, with the x' crafted at w;
 gamma = 0.01 (TRADES-AWP uses 0.005). `frbench/engine/mechanisms/awp.py` has the mechanism, which
 composes with any recipe: `trades+awp`.
+
+The original protocol leaves one accident of the authors' loop out: it attacks the first batch of
+each epoch but the first in eval mode, since the evaluation before left the model there.
 """
 
 from defenses.pgd_at import recipe as pgd_at

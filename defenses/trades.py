@@ -45,4 +45,16 @@ recipe = Recipe(
         "milestones": (74,),
         "statistics_before": ("clean",),
     },
+    # TRADES-AWP of Wu, Xia and Wang 2020; their epochs count from 1.
+    original_with={
+        "awp": {
+            "attack.eps": 8 / 255,
+            "attack.step_size": 2 / 255,
+            "weight_decay": 5e-4,
+            "epochs": 200,
+            "milestones": (99, 149),
+            "awp.gamma": 0.005,
+            "awp.start_epoch": 9,
+        },
+    },
 )

@@ -123,6 +123,8 @@ def resolve(
         architecture = str(chosen.overrides.get("architecture", Frame().architecture))
         layers.apply(found.recipe.original)
         layers.apply(found.recipe.original_for.get(architecture, {}))
+        for mechanism in found.recipe.mechanisms:
+            layers.apply(found.recipe.original_with.get(mechanism.kind, {}))
     layers.apply(chosen.overrides, where_present=True)
     try:
         before = _values(*layers.built())

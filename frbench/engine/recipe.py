@@ -69,6 +69,10 @@ class Recipe(BaseModel):
     original_for: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="the same, for one architecture only"
     )
+    original_with: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="the same, where a mechanism of that kind rides along: its authors' settings",
+    )
 
     @model_validator(mode="after")
     def _mechanisms_fit_together(self) -> Self:

@@ -62,6 +62,15 @@ ORIGINAL = {
         "milestones": (74,),
         "statistics_before": ("clean",),
     },
+    "trades+awp": {
+        "attack.start": "gaussian",
+        "beta": 6.0,
+        "epochs": 200,
+        "milestones": (99, 149),
+        "statistics_before": ("clean",),
+        "awp.gamma": 0.005,
+        "awp.start_epoch": 9,
+    },
     "mart": {
         **SMALL_BALL,
         "beta": 6.0,
