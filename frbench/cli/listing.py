@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from frbench.names import lookup
 
 if TYPE_CHECKING:  # `--help` does not need it
     from pydantic import BaseModel
+
+    from frbench.engine.recipe import Recipe
 
 Rows = Iterable[Sequence[str]]
 
@@ -32,47 +36,47 @@ def list_names(
 
         frbench list defenses
     """
-    headings, rows = lookup("list", what, _LISTS)()
+    Console(highlight=False).print(*lookup("list", what, _LISTS)(), sep="\n")
+
+
+def _table(*headings: str, rows: Rows) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 1, 0))
     for number, heading in enumerate(headings):
         table.add_column(heading, overflow="fold", no_wrap=number not in (0, 1))
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False).print(table)
+    return table
 
 
-def _defenses() -> tuple[Sequence[str], Rows]:
+def _defenses() -> Iterator[RenderableType]:
+    """What each is, over its settings in both protocols."""
     from frbench.engine.registry import defenses
 
     known, broken = defenses()
     for module in broken:
         print(f"frbench: a file in defenses/ cannot be used: {module}", file=sys.stderr)
-    rows = []
     for defense in known.values():
         recipe = defense.recipe
         parts: list[tuple[str, BaseModel]] = [("", recipe.objective), ("attack.", recipe.attack)]
         parts += [(f"{m.kind}.", m) for m in recipe.mechanisms]
         settings = [text for prefix, part in parts for text in _fields(prefix, part)]
-        rows.append(
-            (
-                defense.name,
-                "\n".join([defense.summary, f"{recipe.forward_units()} forward units a step"]),
-                "\n".join(settings),
-                "\n".join(_original(recipe.original, recipe.original_for)) or "as common",
-            )
-        )
-    return ("defense", "what it is", "common protocol", "original protocol"), rows
+        table = Table("common protocol", "original protocol", box=None, header_style="italic")
+        table.add_row("\n".join(settings), "\n".join(_original(recipe)) or "as common")
+        units = f"{recipe.forward_units()} forward units a step"
+        yield f"[bold]{defense.name}[/]  {escape(defense.summary)} {units}."
+        yield Padding(table, (0, 0, 1, 2), expand=False)
 
 
 def _fields(prefix: str, part: BaseModel) -> list[str]:
     return [f"{prefix}{name}={_short(getattr(part, name))}" for name in type(part).model_fields]
 
 
-def _original(changes: dict[str, object], per_model: dict[str, dict[str, object]]) -> list[str]:
-    lines = [f"{key}={_short(value)}" for key, value in changes.items()]
-    for architecture, values in per_model.items():
-        lines.append(f"for {architecture}:")
-        lines += [f"  {key}={_short(value)}" for key, value in values.items()]
+def _original(recipe: Recipe) -> list[str]:
+    lines = [f"{key}={_short(value)}" for key, value in recipe.original.items()]
+    special = {f"for {name}:": values for name, values in recipe.original_for.items()}
+    special |= {f"with +{kind}:": values for kind, values in recipe.original_with.items()}
+    for heading, values in special.items():
+        lines += [heading, *(f"  {key}={_short(value)}" for key, value in values.items())]
     return lines
 
 
@@ -86,7 +90,7 @@ def _short(value: object) -> str:
     return str(value)
 
 
-def _attacks() -> tuple[Sequence[str], Rows]:
+def _attacks() -> Iterable[RenderableType]:
     from frbench.attacks import specs
 
     rows = []
@@ -97,33 +101,36 @@ def _attacks() -> tuple[Sequence[str], Rows]:
             rows.append(
                 (spec.name, spec.threat_model, steps, step, spec.library, ", ".join(spec.stages))
             )
-    return ("attack", "threat model", "steps", "step", "from", "stages"), dict.fromkeys(rows)
+    headings = ("attack", "threat model", "steps", "step", "from", "stages")
+    return [_table(*headings, rows=dict.fromkeys(rows))]
 
 
-def _models() -> tuple[Sequence[str], Rows]:
+def _models() -> Iterable[RenderableType]:
     from frbench.models import architectures
 
     rows = [(a.name, a.summary) for a in architectures().values()]
-    return ("architecture", "what it is"), [*rows, ("timm:NAME", "any architecture of timm")]
+    rows.append(("timm:NAME", "any architecture of timm"))
+    return [_table("architecture", "what it is", rows=rows)]
 
 
-def _datasets() -> tuple[Sequence[str], Rows]:
+def _datasets() -> Iterable[RenderableType]:
     from frbench.data import DATASETS
 
-    return ("dataset", "what it is"), [(d.name, d.summary) for d in DATASETS.values()]
+    rows = [(d.name, d.summary) for d in DATASETS.values()]
+    return [_table("dataset", "what it is", rows=rows)]
 
 
-def _presets() -> tuple[Sequence[str], Rows]:
+def _presets() -> Iterable[RenderableType]:
     from frbench.engine.presets import PRESETS
 
     rows = [
         (p.name, p.summary, "\n".join(f"{k}={_short(v)}" for k, v in p.overrides.items()))
         for p in PRESETS.values()
     ]
-    return ("preset", "what it is", "what it sets"), rows
+    return [_table("preset", "what it is", "what it sets", rows=rows)]
 
 
-_LISTS: dict[str, Callable[[], tuple[Sequence[str], Rows]]] = {
+_LISTS: dict[str, Callable[[], Iterable[RenderableType]]] = {
     "defenses": _defenses,
     "attacks": _attacks,
     "models": _models,
