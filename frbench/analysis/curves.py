@@ -27,6 +27,7 @@ from frbench.names import unknown
 METRICS = "metrics.jsonl"
 SPLITS = {"val": "validation", "test": "test"}
 ABLATION = ("pgd_at", "at_swa", "at_fr", "at_fr_swa")
+AVERAGES = ("swa", "ema")
 _CHOOSE = "keep the cells of one suite in a results folder of their own"
 
 
@@ -35,7 +36,7 @@ class Curve:
     """What one run recorded: one row an epoch, accuracies in [0, 1].
 
     Columns are those of the run's metrics file, such as `val_clean`, `val_pgd20`, `test_pgd20`, and
-    the same with `swa_` in front for the averaged weights.
+    the same with `swa_` or `ema_` in front for the averaged weights.
     """
 
     name: str
@@ -349,44 +350,45 @@ def _look(index: int) -> dict[str, Any]:
 def _draw_run(axes: Any, curve: Curve, split: str, index: int) -> None:
     look = _look(index)
     metrics = curve.metrics
-    for attack, dash, offset in (("pgd20", "-", -12), ("clean", "--", 6)):
-        column = f"{split}_{attack}"
-        if column in metrics:
-            share = 100 * metrics[column]
-            axes.plot(metrics["epoch"], share, color=look["color"], linestyle=dash)
-            _mark(axes, curve, column, look, offset)
-        if f"swa_{column}" in metrics:
-            share = 100 * metrics[f"swa_{column}"]
-            axes.plot(metrics["epoch"], share, color=look["color"], linestyle=dash, linewidth=0.7)
+    for attack, dash in (("pgd20", "-"), ("clean", "--")):
+        for kind, width in (("", 1.5), *((f"{average}_", 0.7) for average in AVERAGES)):
+            column = f"{kind}{split}_{attack}"
+            if column in metrics:
+                axes.plot(
+                    metrics["epoch"],
+                    100 * metrics[column],
+                    color=look["color"],
+                    linestyle=dash,
+                    linewidth=width,
+                )
+        if f"{split}_{attack}" in metrics:
+            _mark(axes, curve, f"{split}_{attack}", look)
 
 
-def _mark(axes: Any, curve: Curve, column: str, look: dict[str, Any], offset: int) -> None:
-    """A filled marker with its value at the best epoch, an open one at the last."""
+def _mark(axes: Any, curve: Curve, column: str, look: dict[str, Any]) -> None:
+    """A filled marker at the best epoch, an open one at the last; the legend has their values."""
     fills = {curve.last: "white"} | {curve.best: look["color"]}
     for epoch, fill in fills.items():
         value = 100 * curve.at(epoch, column)
         axes.plot(epoch, value, **look, markerfacecolor=fill, markersize=6, zorder=3)
-        axes.annotate(
-            f"{value:.1f}",
-            (epoch, value),
-            textcoords="offset points",
-            xytext=(0, offset),
-            ha="center",
-            fontsize=7,
-        )
 
 
 def _legend(curves: Sequence[Curve]) -> list[Line2D]:
     """The runs, then what dashes and markers mean."""
-    runs = [
-        Line2D([], [], **_look(i), label=f"{c.name} (best {c.best}, last {c.last})")
-        for i, c in enumerate(curves)
-    ]
+    runs = [Line2D([], [], **_look(i), label=f"{c.name}: {_ends(c)}") for i, c in enumerate(curves)]
     kinds = [
         Line2D([], [], color="black", linestyle="-", label="robust (PGD-20)"),
         Line2D([], [], color="black", linestyle="--", label="clean"),
         Line2D([], [], color="black", linestyle="", marker="o", label="best epoch (open: last)"),
     ]
-    if any("swa_val_pgd20" in c.metrics for c in curves):
+    if any(f"{average}_val_pgd20" in c.metrics for c in curves for average in AVERAGES):
         kinds.append(Line2D([], [], color="black", linewidth=0.7, label="thin: averaged weights"))
     return [*runs, *kinds]
+
+
+def _ends(curve: Curve) -> str:
+    """Robust validation accuracy where the best and the last weights were kept."""
+    return ", ".join(
+        f"{which} {100 * curve.at(epoch, 'val_pgd20'):.1f} % (epoch {epoch})"
+        for which, epoch in (("best", curve.best), ("last", curve.last))
+    )

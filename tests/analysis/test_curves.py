@@ -63,7 +63,23 @@ def test_several_runs_are_drawn_with_whatever_they_recorded(tmp_path: Path) -> N
     assert list(frame["mark"]) == ["", "", "best+last", "", "best", "last"]
     assert list(frame["run"].unique()) == ["pgd_at", "at_fr_swa"]
     svg = (tmp_path / "out" / "curves.svg").read_text()
-    assert "averaged weights" in svg and "best 1, last 2" in svg
+    assert "best 30.0 % (epoch 1), last 25.0 % (epoch 2)" in svg
+
+
+@pytest.mark.parametrize("average", ["swa", "ema"])
+def test_averaged_weights_are_drawn_thin_whichever_average_they_are(
+    tmp_path: Path, average: str
+) -> None:
+    extra = {f"{average}_val_pgd20": [0.1, 0.2, 0.2], f"{average}_val_clean": [0.3] * 3}
+    runs = [write_run(tmp_path / "run", [0.1, 0.2, 0.3], **extra), write_run(tmp_path / "b", [0.1])]
+    (axes,) = curve_study(runs).plot().axes
+    assert sorted(line.get_linewidth() for line in axes.lines if len(line.get_xdata()) == 3)[
+        :3
+    ] == [
+        0.7,
+        0.7,
+        1.5,
+    ]
 
 
 def test_missing_and_damaged_metrics_are_named(tmp_path: Path) -> None:
