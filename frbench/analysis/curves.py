@@ -116,7 +116,8 @@ class CurveStudy:
     def plot(self) -> Figure:
         """A panel a split; robust solid, clean dashed, averaged weights thin."""
         splits = self.splits()
-        with output.figure(1.4 + 4.8 * len(splits), 4.2 + 0.1 * len(self.curves)) as fig:
+        handles = _legend(self.curves)
+        with output.figure(1.4 + 4.8 * len(splits), 3.8 + 0.17 * len(handles)) as fig:
             panels = fig.subplots(1, len(splits), sharey=True, squeeze=False)[0]
             for axes, split in zip(panels, splits, strict=True):
                 for index, curve in enumerate(self.curves):
@@ -125,8 +126,7 @@ class CurveStudy:
                 axes.set(xlabel="epoch", ylim=(0, 100))
                 axes.xaxis.get_major_locator().set_params(integer=True)
             panels[0].set_ylabel("accuracy (%)")
-            handles = _legend(self.curves)
-            fig.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=7.5)
+            fig.legend(handles=handles, loc="outside lower center", fontsize=7.5)
         return fig
 
     def save(self, out: Path) -> None:
