@@ -42,10 +42,10 @@ def project_linf(points: Tensor, normals: Tensor, offsets: Tensor) -> Tensor:
         slope = torch.where(free, weights, 0).sum(dim=1)
         left = distance.abs() - torch.where(free, 0, gains).sum(dim=1)
         root = torch.where(slope > 0, left / slope, torch.inf)
-        larger = torch.maximum(size, root)  # rounding must not move it back
-        if torch.equal(larger, size):
+        grown = root > size  # false for NaN, and where rounding would move it back
+        if not grown.any():
             return direction * torch.minimum(size.unsqueeze(1), room)
-        size = larger
+        size = torch.where(grown, root, size)
 
 
 @contextlib.contextmanager

@@ -56,6 +56,16 @@ def test_plane_without_a_normal_moves_nothing() -> None:
     assert torch.equal(step, torch.zeros(2, 3))
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_gradient_that_is_no_number_ends_and_spoils_no_other_row(value: float) -> None:
+    points, normals, offsets = problem(0.03)
+    expected = project_linf(points, normals, offsets)
+    normals[3, 5] = value
+    found = project_linf(points, normals, offsets)
+    others = [row for row in range(16) if row != 3]
+    assert torch.equal(found[others], expected[others])
+
+
 def test_library_projects_with_ours_inside_the_block_only() -> None:
     with sortless_fab():
         assert fab_base.projection_linf is project_linf
