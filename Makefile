@@ -4,6 +4,8 @@
 DEFENSE ?= at_fr_swa
 PRESET ?=
 SEEDS ?= 1
+# Trainings at once, a process each.
+JOBS ?= 1
 DEVICE ?= auto
 # Further arguments of the speed measurements, such as PERF='--suite eval --run runs/NAME'.
 PERF ?=
@@ -42,10 +44,10 @@ lock: ## resolve requirements.lock anew from pyproject.toml and overrides.txt
 		--group dev --quiet pyproject.toml -o requirements.lock
 
 bench: $(READY) ## train (or reuse) DEFENSE, attack it with every column, print the leaderboard
-	@$(BIN)/frbench bench $(DEFENSE) --seeds $(SEEDS) $(OPTIONS)
+	@$(BIN)/frbench bench $(DEFENSE) --seeds $(SEEDS) --jobs $(JOBS) $(OPTIONS)
 
 bench-all: $(READY) ## the same for all seven recipes
-	@$(BIN)/frbench bench $(SEVEN) --seeds $(SEEDS) $(OPTIONS)
+	@$(BIN)/frbench bench $(SEVEN) --seeds $(SEEDS) --jobs $(JOBS) $(OPTIONS)
 
 leaderboard: $(READY) ## print the leaderboard and write it as Markdown, CSV, LaTeX and JSON
 	@$(BIN)/frbench leaderboard --write
