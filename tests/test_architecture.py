@@ -92,13 +92,24 @@ def test_every_package_is_a_stage() -> None:
 def test_help_imports_no_slow_library() -> None:
     """`frbench --help` answers at once; torch alone takes seconds."""
     slow = ("torch", "torchattacks", "pandas", "scipy", "matplotlib", "plotly", "sklearn", "timm")
-    script = (
-        "import sys, typer.testing\n"
+    called = (
+        "import typer.testing\n"
         "from frbench.cli.app import app\n"
         "assert typer.testing.CliRunner().invoke(app, ['train', '--help']).exit_code == 0\n"
-        f"print(*[name for name in {slow!r} if name in sys.modules])"
     )
+    assert imported_by(called, slow) == []
+
+
+def test_a_finished_bench_imports_no_library_that_it_does_not_need() -> None:
+    """The same command again only reads and prints; each of these takes most of a second."""
+    called = "import frbench.cli.work, frbench.leaderboard.render, frbench.leaderboard.table"
+    assert imported_by(called, ("torchattacks", "scipy.stats", "matplotlib")) == []
+
+
+def imported_by(script: str, names: tuple[str, ...]) -> list[str]:
+    """Those of `names` that a fresh interpreter has imported after `script`."""
+    script += f"\nimport sys; print(*[name for name in {names!r} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stdout.strip() == ""
+    return done.stdout.split()

@@ -1,22 +1,18 @@
-"""Is a robust accuracy to be trusted? A panel of checks on one model, and one verdict."""
+"""Is a robust accuracy to be trusted? A panel of checks on one model, and one verdict.
+
+Here is what a table needs of an audit. The panel is `frbench.audit.run`: it imports the attack
+libraries, which takes longer than a table does.
+"""
 
 from frbench.audit.findings import MARKS, Finding, Verdict
 from frbench.audit.report import Audit, AuditReport, read_audits, save_report, worst_audit
-from frbench.audit.run import CHECKS, audit
-from frbench.audit.sources import default_sources, named_sources
-from frbench.audit.subject import Subject
 
 __all__ = [
-    "CHECKS",
     "MARKS",
     "Audit",
     "AuditReport",
     "Finding",
-    "Subject",
     "Verdict",
-    "audit",
-    "default_sources",
-    "named_sources",
     "read_audits",
     "save_report",
     "worst_audit",

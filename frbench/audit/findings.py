@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.stats import binomtest
 from torch import Tensor
 
 Verdict = Literal["trusted", "suspicious", "broken"]
@@ -66,6 +65,8 @@ def beaten(weaker: Tensor, stronger: Tensor, sampled: int) -> tuple[Verdict, int
 
 def significant(wins: int, losses: int) -> bool:
     """Whether `wins` against `losses` of paired images is more than chance."""
+    from scipy.stats import binomtest  # takes most of a second, which tables need not wait for
+
     if wins + losses == 0:
         return False
     test = binomtest(wins, wins + losses, alternative="greater")

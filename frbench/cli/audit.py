@@ -44,8 +44,9 @@ def audit(
         frbench audit at_fr_swa --from pgd_at --from natural
     """
     from frbench.attacks import parse_eps
-    from frbench.audit import audit as carry_out
-    from frbench.audit import default_sources, named_sources, save_report
+    from frbench.audit import save_report
+    from frbench.audit.run import audit as carry_out
+    from frbench.audit.sources import default_sources, named_sources
     from frbench.data import load_dataset
     from frbench.engine.device import find_device
     from frbench.evaluation import resolve_target

@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from frbench.audit import audit, default_sources, named_sources, read_audits, save_report
+from frbench.audit import read_audits, save_report
 from frbench.audit.checks import behaviour, blackbox, gradients, sweeps
+from frbench.audit.run import audit
+from frbench.audit.sources import default_sources, named_sources
 from frbench.cli.audit import audit as command
 from frbench.data import Dataset
 from frbench.errors import InputError

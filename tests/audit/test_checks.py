@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from frbench.audit import CHECKS, Subject
 from frbench.audit.ascent import Ascent, value_and_gradient
 from frbench.audit.checks import behaviour, blackbox, gradients, sweeps
+from frbench.audit.run import CHECKS
 from frbench.audit.straight_through import StraightThrough, step_functions
+from frbench.audit.subject import Subject
 from frbench.data import Dataset, to_float
 
 

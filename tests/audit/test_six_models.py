@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 from torch import nn
 
-from frbench.audit import AuditReport, Finding, audit
+from frbench.audit import AuditReport, Finding
+from frbench.audit.run import audit
 from frbench.data import Split
 from frbench.errors import FrbenchError
 from frbench.evaluation import Target, resolve_target, targets
