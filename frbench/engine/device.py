@@ -24,6 +24,8 @@ class Device:
     precision: Precision
     compile: Compile = "auto"
     """On CUDA: compile the network (auto: for long runs), or (off) capture nothing either."""
+    search: Precision = "fp32"
+    """Of the adversarial images that the held-out split is judged on, by float32."""
 
     @property
     def cuda(self) -> bool:
@@ -34,19 +36,17 @@ class Device:
 
         The cache of cast weights is off: AWP changes weights between two forwards of one step.
         """
-        return torch.autocast(
-            self.device.type,
-            dtype=torch.bfloat16,
-            enabled=self.precision == "bf16",
-            cache_enabled=False,
-        )
+        return self._autocast(self.precision)
 
     def searching(self) -> AbstractContextManager[Any]:
-        """bf16 where the hardware has it, for adversarial images that float32 will judge."""
+        """Precision of searching for adversarial images that float32 will judge."""
+        return self._autocast(self.search)
+
+    def _autocast(self, precision: Precision) -> AbstractContextManager[Any]:
         return torch.autocast(
             self.device.type,
             dtype=torch.bfloat16,
-            enabled=has_bf16(self.device),
+            enabled=precision == "bf16",
             cache_enabled=False,
         )
 
@@ -77,9 +77,12 @@ def has_bf16(device: torch.device) -> bool:
 def find_device(name: str = "auto", precision: str = "auto", compile_: Compile = "auto") -> Device:
     """The device called `name` (`auto`: CUDA where there is one), checked to exist.
 
+    A GPU that is named by its number becomes torch's current one.
+
     Args:
         name: `auto`, `cpu`, `cuda` or `cuda:N`.
-        precision: of training forwards; `auto` is bf16 on CUDA and fp32 elsewhere.
+        precision: of training forwards; `auto` is bf16 on CUDA and fp32 elsewhere, and searches
+            for held-out adversarial images in bf16 wherever the hardware has it.
         compile_: see `Device.compile`.
 
     Raises:
@@ -98,6 +101,10 @@ def find_device(name: str = "auto", precision: str = "auto", compile_: Compile =
         raise InputError(f"device '{name}' is not supported; use cpu or cuda")
     if device.type == "cuda" and (not cuda or (device.index or 0) >= torch.cuda.device_count()):
         raise InputError(f"device '{name}' is not on this machine; 'frbench doctor' tells what is")
+    if device.index is not None:  # streams and graphs belong to the current device
+        torch.cuda.set_device(device)
+    search = precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" else "fp32"
-    return Device(device, precision, compile_)  # type: ignore[arg-type]
+        search = "bf16" if has_bf16(device) else "fp32"
+    return Device(device, precision, compile_, search)  # type: ignore[arg-type]

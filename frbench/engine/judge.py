@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from frbench.data import Split
 from frbench.data.batches import to_float
 from frbench.engine.device import Device
+from frbench.engine.graphed import to_stderr
 from frbench.engine.inner import InnerAttack
 from frbench.errors import FrbenchError
 from frbench.models import Normalized
@@ -37,10 +39,17 @@ class Judge:
         split: held-out images of the training set.
         device: where; bf16 searches for adversarial images if it can, float32 counts them.
         attack: the recipe's, for its radius.
+        notice: told, in one line, when memory is too small for all images at once.
     """
 
-    def __init__(self, split: Split, device: Device, attack: InnerAttack) -> None:
-        self.device = device
+    def __init__(
+        self,
+        split: Split,
+        device: Device,
+        attack: InnerAttack,
+        notice: Callable[[str], None] = to_stderr,
+    ) -> None:
+        self.device, self.notice = device, notice
         self.images, self.labels = split.images.to(device.device), split.labels.to(device.device)
         self.piece = BATCH
         self.attack = InnerAttack(eps=attack.eps, step_size=2 / 255, steps=20)
@@ -78,6 +87,7 @@ class Judge:
                     "free the device; finished epochs are kept"
                 )
             self.piece = (min(self.piece, len(images)) + 1) // 2
+            self.notice(f"out of memory: judging goes on with {self.piece} images at once")
             torch.cuda.empty_cache()
 
     def _piece(

@@ -66,7 +66,7 @@ class Trainer:
     ) -> None:
         frame = plan.frame
         if frame.precision != "auto":
-            device = dataclasses.replace(device, precision=frame.precision)
+            device = dataclasses.replace(device, precision=frame.precision, search=frame.precision)
         self.plan, self.device, self.folder = plan, device, folder
         check_sizes(plan, data.name, train=len(data.train), test=len(data.test))
         self._meta = _weights_meta(plan, data)
@@ -79,8 +79,9 @@ class Trainer:
         self.step = make_step(
             self.model, plan.recipe, frame, device, len(self.batches) * frame.epochs, notice
         )
-        self.judge = Judge(_first(validation, frame.validation_images), device, plan.recipe.attack)
-        self._test_judge = _test_judge(data, plan, device)
+        held_out = _first(validation, frame.validation_images)
+        self.judge = Judge(held_out, device, plan.recipe.attack, notice)
+        self._test_judge = _test_judge(data, plan, device, notice)
         self.average_state = empty_state(self.model)
         self.progress = Progress()
         self._data_digest = data.train.sha256
@@ -271,6 +272,7 @@ class Trainer:
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "data_sha256": self._data_digest,
             "precision": self.device.precision,
+            "held_out_search": self.device.search,
             "threads": None if self.device.cuda else torch.get_num_threads(),
             "provenance": provenance(self.device.describe()),
             "cost": {
@@ -347,10 +349,12 @@ def check_sizes(plan: Plan, dataset: str, *, train: int, test: int) -> None:
             )
 
 
-def _test_judge(data: Dataset, plan: Plan, device: Device) -> Judge | None:
+def _test_judge(
+    data: Dataset, plan: Plan, device: Device, notice: Callable[[str], None]
+) -> Judge | None:
     """Judges the test images that learning curves were asked for, if they were."""
     n = plan.frame.test_images
-    return Judge(_first(data.test, n), device, plan.recipe.attack) if n else None
+    return Judge(_first(data.test, n), device, plan.recipe.attack, notice) if n else None
 
 
 def _first(split: Split, n: int) -> Split:

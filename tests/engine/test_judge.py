@@ -41,7 +41,8 @@ def short_of_memory(judge, monkeypatch, most):
 def test_too_little_memory_halves_the_piece_and_changes_no_verdict(
     steady, small_digits, monkeypatch
 ):
-    judge = Judge(small_digits.test, find_device("cpu"), ROBUST)
+    said = []
+    judge = Judge(small_digits.test, find_device("cpu"), ROBUST, said.append)
     n = len(small_digits.test)
     whole = judge(steady, seed=3)
     assert 0 < whole.robust < whole.clean < 1
@@ -51,6 +52,7 @@ def test_too_little_memory_halves_the_piece_and_changes_no_verdict(
     assert pieces.logit_std == pytest.approx(whole.logit_std)
     assert steady.training
     assert tried[0] == n and max(tried[2:]) <= n // 3
+    assert len(said) == 2 and said[0].startswith("out of memory: judging goes on with")
     tried.clear()
     judge(steady, seed=3)
     assert max(tried) <= n // 3, "what does not fit is tried once"
