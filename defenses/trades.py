@@ -45,7 +45,8 @@ recipe = Recipe(
         "milestones": (74,),
         "statistics_before": ("clean",),
     },
-    # TRADES-AWP of Wu, Xia and Wang 2020; their epochs count from 1.
+    # TRADES-AWP of Wu, Xia and Wang 2020; their epochs count from 1. Their second clean forward,
+    # for BatchNorm statistics only, runs at the perturbed weights; ours at the restored ones.
     original_with={
         "awp": {
             "attack.eps": 8 / 255,

@@ -49,6 +49,7 @@ PRESETS = {
                 # A short schedule collapses when FR is on from the first step.
                 "fr.start_epoch": 8,
                 "swa.start_epoch": 8,
+                "awp.start_epoch": 0,
                 "ema.decay": 0.99,
             },
             comparable=False,
@@ -90,6 +91,7 @@ PRESETS = {
                 "attack.step_size": 8 / 255,
                 "fr.start_epoch": 2,
                 "swa.start_epoch": 2,
+                "awp.start_epoch": 0,
                 "ema.decay": 0.9,
             },
             comparable=False,

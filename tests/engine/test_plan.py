@@ -91,6 +91,14 @@ def test_original_protocol_changes_what_its_authors_changed_and_nothing_else(def
     assert {key: found[key] for key in expected} == expected
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("defense", [*ORIGINAL, "trades+awp+ema", "mart+fr", "awp+swa"])
+def test_every_preset_can_be_trained_in_the_original_protocol(defense, preset):
+    found = settings(plan(defense, preset=preset, protocol="original"))
+    starts = [value for key, value in found.items() if key.endswith(".start_epoch")]
+    assert all(start < 0.9 * found["epochs"] for start in starts)
+
+
 @pytest.mark.parametrize("defense", ORIGINAL)
 def test_common_protocol_is_one_frame_for_all(defense):
     found = settings(plan(defense))
