@@ -237,7 +237,7 @@ def _kernel_claim(natural: str, robust: str, study: KernelStudy) -> Claim:
         f"{natural}, {robust}",
         f"{shares} % of independent weights, gain {gain.percent()} points",
         gain,
-        "gain above 0 in total variation over L1 norm",
+        "gain above 0 in total variation over L1 norm, in shares of independent weights",
         "seen in Figure 1",
         _above(gain, 0.0),
     )

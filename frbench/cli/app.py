@@ -17,6 +17,7 @@ from frbench.cli import report as reports
 from frbench.cli import verify as verification
 from frbench.cli.options import (
     AttackList,
+    CompileMode,
     DefenseName,
     DeviceName,
     Overrides,
@@ -53,6 +54,7 @@ def train(
     seed: Seed = 0,
     runs_dir: RunsDir = Path("runs"),
     device: DeviceName = "auto",
+    compile_: CompileMode = "auto",
     estimate: Annotated[
         bool, typer.Option(help="Forecast time and memory, train nothing.")
     ] = False,
@@ -67,7 +69,7 @@ def train(
     """
     from frbench.cli import work
 
-    work.train(defense, overrides, preset, protocol, seed, runs_dir, device, estimate)
+    work.train(defense, overrides, preset, protocol, seed, runs_dir, device, compile_, estimate)
 
 
 @app.command()
@@ -136,6 +138,7 @@ def bench(
     runs_dir: RunsDir = Path("runs"),
     results_dir: ResultsDir = boards.RESULTS,
     device: DeviceName = "auto",
+    compile_: CompileMode = "auto",
     search: SearchMode = "exact",
     jobs: Annotated[
         int, typer.Option(min=1, help="Trainings at once, a process each; GPUs are shared out.")
@@ -162,6 +165,7 @@ def bench(
         runs_dir,
         results_dir,
         device,
+        compile_,
         search,
         jobs,
         estimate,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import queue
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from frbench.cli import outcome
+from frbench.engine.threads import chosen_by_user
 from frbench.errors import FrbenchError
 
 Job = Callable[[str], None]
@@ -35,12 +36,12 @@ def run_jobs(jobs: Sequence[Job], at_once: int, device: str) -> None:
     slots: queue.SimpleQueue[str] = queue.SimpleQueue()
     for slot in range(at_once):
         slots.put(_device_of(slot, device))
+    threads = _share_of_cores(at_once)
     pool = ThreadPoolExecutor(at_once)
-    with _cores_shared(at_once):
-        try:
-            codes = list(pool.map(lambda job: _in_process(job, slots), jobs))
-        finally:  # after Ctrl-C nothing new may start
-            pool.shutdown(cancel_futures=True)
+    try:
+        codes = list(pool.map(lambda job: _in_process(job, slots, threads), jobs))
+    finally:  # after Ctrl-C nothing new may start
+        pool.shutdown(cancel_futures=True)
     failed = sum(code != 0 for code in codes)
     if failed:
         raise FrbenchError(
@@ -53,37 +54,40 @@ def _device_of(slot: int, device: str) -> str:
     return f"cuda:{slot % gpus}" if gpus > 1 else device
 
 
-@contextlib.contextmanager
-def _cores_shared(at_once: int) -> Iterator[None]:
-    """Processes started inside compute with their share of the cores."""
-    chosen = os.environ.get("OMP_NUM_THREADS")
-    if not chosen:
-        os.environ["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // at_once))
-    try:
-        yield
-    finally:
-        if not chosen:
-            del os.environ["OMP_NUM_THREADS"]
+def _share_of_cores(at_once: int) -> int:
+    """Threads of one process: at most what the machine, or the user, gives a single one."""
+    threads = torch.get_num_threads()
+    if chosen_by_user():
+        return threads
+    return max(1, min(threads, len(os.sched_getaffinity(0)) // at_once))
 
 
-def _in_process(job: Job, slots: queue.SimpleQueue[str]) -> int:
+def _in_process(job: Job, slots: queue.SimpleQueue[str], threads: int) -> int:
     device = slots.get()
     try:
         # Forking a process that has threads, or a GPU, is not safe.
-        process = multiprocessing.get_context("spawn").Process(target=_run, args=(job, device))
+        process = multiprocessing.get_context("spawn").Process(
+            target=_run, args=(job, device, threads)
+        )
         process.start()
         process.join()
-        return process.exitcode or 0
     finally:
         slots.put(device)
+    code = process.exitcode or 0
+    if code < 0:
+        outcome.say(f"a job was killed by signal {-code}; by 9, memory may have been short", 1)
+    return code
 
 
-def _run(job: Job, device: str) -> None:
+def _run(job: Job, device: str, threads: int) -> None:
     """In the new process: the job, or one line on why not."""
+    torch.set_num_threads(threads)
     try:
         job(device)
-    except FrbenchError as error:
-        print(f"frbench: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        code = outcome.explained(error)
+        if code is None:
+            raise
+        sys.exit(code)

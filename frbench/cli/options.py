@@ -24,6 +24,12 @@ Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of everything ran
 RunsDir = Annotated[Path, typer.Option(help="Folder of run folders.")]
 ResultsDir = Annotated[Path, typer.Option(help="Folder that holds cells/.")]
 DeviceName = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+CompileMode = Annotated[
+    Literal["auto", "on", "off"],
+    typer.Option(
+        "--compile", help="On CUDA: compile the network (auto: for long runs), or run it as it is."
+    ),
+]
 Form = Literal["table", "json"]
 Format = Annotated[Form, typer.Option("--format", help="What is printed.")]
 AttackList = Annotated[str, typer.Option(help="Columns: clean, fgsm, pgdN, cw, aa.")]

@@ -22,16 +22,33 @@ def run(app: typer.Typer) -> int:
     """
     try:
         code = app(standalone_mode=False)
-    except FrbenchError as error:
-        return _say(str(error), error.exit_code)
     except _UsageError as error:
-        return _say(_usage(error), 2)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _say(f"{where}{os.strerror(error.errno) if error.errno else error}", 1)
+        return say(_usage(error), 2)
+    except Exception as error:
+        code = explained(error)
+        if code is None:
+            raise
+        return code
     if code == _INTERRUPTED:
-        return _say("interrupted; the same command goes on from here", _INTERRUPTED)
+        return say("interrupted; the same command goes on from here", _INTERRUPTED)
     return code if isinstance(code, int) else 0
+
+
+def explained(error: Exception) -> int | None:
+    """Say in one line what went wrong, and return the exit code; None if `error` is a bug."""
+    if isinstance(error, FrbenchError):
+        return say(str(error), error.exit_code)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return say(f"{where}{os.strerror(error.errno) if error.errno else error}", 1)
+    if type(error).__name__ == "AcceleratorError":  # torch's; importing it here would take seconds
+        reason = str(error).strip().split("\n")[0]
+        return say(
+            f"the GPU failed ({reason}): what was saved is whole; the same command goes on from "
+            "there once the GPU is back, or with --device cpu",
+            1,
+        )
+    return None
 
 
 def _usage(error: Exception) -> str:
@@ -44,7 +61,8 @@ def _usage(error: Exception) -> str:
     return f"{message[0].lower()}{message[1:]}; see '{help_of} --help'"
 
 
-def _say(message: str, code: int) -> int:
+def say(message: str, code: int) -> int:
+    """Print `message` as the one line that an error is, and return `code`."""
     if message:
         print(f"frbench: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -12,7 +12,7 @@ from frbench.attacks import format_length, parse_attacks, parse_eps
 from frbench.cli import leaderboard as boards
 from frbench.cli.jobs import run_jobs
 from frbench.data import load_dataset
-from frbench.engine.device import Device, find_device
+from frbench.engine.device import Compile, Device, find_device
 from frbench.engine.plan import Plan, default_preset, parse_overrides, resolve
 from frbench.errors import InputError
 from frbench.evaluation import CellStore, resolve_target
@@ -32,9 +32,10 @@ def train(
     seed: int,
     runs_dir: Path,
     device: str,
+    compile_: Compile,
     estimate: bool,
 ) -> None:
-    where = find_device(device)
+    where = find_device(device, compile_=compile_)
     plan = resolve(
         defense,
         preset=preset or default_preset(where.cuda),
@@ -117,11 +118,12 @@ def bench(
     runs_dir: Path,
     results_dir: Path,
     device: str,
+    compile_: Compile,
     search: str,
     jobs: int,
     estimate: bool,
 ) -> None:
-    where, mode = find_device(device), _search(search)
+    where, mode = find_device(device, compile_=compile_), _search(search)
     overrides = parse_overrides(w for w in words if "=" in w)
     names = list(dict.fromkeys(w for w in words if "=" not in w))
     if not names:
@@ -147,18 +149,28 @@ def bench(
     if min(jobs, len(groups)) == 1:
         _train_and_attack(plans, where, runs_dir, store, n, mode, log)
     else:
-        log.print(f"plan: {len(groups)} trainings, {min(jobs, len(groups))} at once")
-        todo = [partial(_job, group, runs_dir, store, n, mode) for group in groups.values()]
-        run_jobs(todo, min(jobs, len(groups)), device)
+        at_once = min(jobs, len(groups))
+        log.print(f"plan: that is one after the other; {len(groups)} trainings, {at_once} at once")
+        todo = [
+            partial(_job, group, runs_dir, store, n, mode, compile_) for group in groups.values()
+        ]
+        run_jobs(todo, at_once, device)
     boards.leaderboard(results_dir=results_dir, write=True)
 
 
 def _job(
-    plans: list[Plan], runs_dir: Path, store: CellStore, n: int | None, search: Search, device: str
+    plans: list[Plan],
+    runs_dir: Path,
+    store: CellStore,
+    n: int | None,
+    search: Search,
+    compile_: Compile,
+    device: str,
 ) -> None:
     """What one of several processes does; bars of several would overwrite each other."""
     lines = Console(stderr=True, highlight=False, soft_wrap=True, force_terminal=False)
-    _train_and_attack(plans, find_device(device), runs_dir, store, n, search, lines)
+    where = find_device(device, compile_=compile_)
+    _train_and_attack(plans, where, runs_dir, store, n, search, lines)
 
 
 def _train_and_attack(

@@ -19,13 +19,17 @@ from frbench.errors import FrbenchError
 
 JOBS = """
 import os, signal
+import torch
 from frbench.errors import InputError
 
 def note(folder, name, device):
-    (folder / name).write_text(f"{os.getpid()} {device} {os.environ['OMP_NUM_THREADS']}")
+    (folder / name).write_text(f"{os.getpid()} {device} {torch.get_num_threads()}")
 
 def refuse(device):
     raise InputError("a milestone beyond the end")
+
+def lose_a_file(device):
+    open("/no/such/file")
 
 def die(device):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -43,25 +47,33 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_each_job_has_a_process_and_its_share_of_the_cores(sample, tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
     run_jobs([partial(sample.note, tmp_path, name) for name in "abc"], 2, "cpu")
     said = [(tmp_path / name).read_text().split() for name in "abc"]
     assert len({process for process, _, _ in said} | {str(os.getpid())}) == 4
     assert {(device, threads) for _, device, threads in said} == {("cpu", "3")}
-    assert "OMP_NUM_THREADS" not in os.environ
 
 
-def test_threads_that_the_user_chose_stay(sample, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    run_jobs([partial(sample.note, tmp_path, "a")], 1, "cpu")
-    assert (tmp_path / "a").read_text().split()[2] == "5" == os.environ["OMP_NUM_THREADS"]
+def test_a_job_has_no_more_threads_than_are_fast_or_chosen(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [jobs._share_of_cores(n) for n in (2, 8, 32)] == [4, 2, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert jobs._share_of_cores(32) == 4
 
 
 def test_a_failure_is_said_and_stops_no_other_job(sample, tmp_path, capfd):
-    with pytest.raises(FrbenchError, match="2 of 3 jobs failed"):
-        run_jobs([sample.refuse, sample.die, partial(sample.note, tmp_path, "last")], 1, "cpu")
+    todo = [sample.refuse, sample.die, sample.lose_a_file, partial(sample.note, tmp_path, "last")]
+    with pytest.raises(FrbenchError, match="3 of 4 jobs failed"):
+        run_jobs(todo, 1, "cpu")
     assert (tmp_path / "last").exists()
-    assert capfd.readouterr().err == "frbench: a milestone beyond the end\n"
+    assert capfd.readouterr().err.splitlines() == [
+        "frbench: a milestone beyond the end",
+        "frbench: a job was killed by signal 9; by 9, memory may have been short",
+        "frbench: /no/such/file: No such file or directory",
+    ]
 
 
 def test_several_gpus_are_shared_out_unless_one_is_named(monkeypatch):

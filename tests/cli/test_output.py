@@ -93,3 +93,22 @@ def test_an_estimate_writes_nothing(frbench, world, contents) -> None:
     ended = frbench("bench", "at_fr_swa", "--preset", "smoke", "--estimate")
     assert ended.code == 0 and "in all" in ended.out.splitlines()[-1]
     assert contents(world) == before
+
+
+def test_a_gpu_that_vanishes_is_one_line(frbench, world, monkeypatch) -> None:
+    class AcceleratorError(RuntimeError):
+        """As torch's."""
+
+    def vanish(name: str, **_: object) -> None:
+        raise AcceleratorError("CUDA error: device not ready\nCompile with TORCH_USE_CUDA_DSA")
+
+    monkeypatch.setattr("frbench.cli.work.find_device", vanish)
+    ended = frbench("train", "pgd_at", "--preset", "smoke")
+    assert ended.code == 1
+    assert "the GPU failed (CUDA error: device not ready): what was saved is whole" in ended.line
+
+
+def test_a_bug_keeps_its_traceback(frbench, world, monkeypatch) -> None:
+    monkeypatch.setattr("frbench.cli.work.find_device", lambda *_, **__: [][0])
+    with pytest.raises(IndexError):
+        frbench("train", "pgd_at", "--preset", "smoke")
