@@ -7,7 +7,7 @@ those on the first N test images too, as in the paper, and gets a second panel.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,18 @@ class Curve:
     @property
     def best(self) -> int:
         """First epoch of the highest validation accuracy under PGD-20."""
-        return int(self.metrics["epoch"].iloc[int(self.metrics["val_pgd20"].argmax())])
+        return self.best_of("")
+
+    def best_of(self, prefix: str) -> int:
+        """The same of other weights: `swa_` or `ema_`, one of `prefixes`."""
+        robust = self.metrics[f"{prefix}val_pgd20"]
+        return int(self.metrics["epoch"].iloc[int(robust.argmax())])
+
+    @property
+    def prefixes(self) -> list[str]:
+        """What stands before the columns of the plain weights, and of an average if any."""
+        found = [f"{a}_" for a in AVERAGES if f"{a}_val_pgd20" in self.metrics]
+        return ["", *found]
 
     @property
     def last(self) -> int:
@@ -98,20 +109,30 @@ class CurveStudy:
         }
 
     def table(self) -> Table:
-        """Clean and robust validation accuracy of each run, best and last epoch, in percent."""
-        table = Table(title="learning curves, validation accuracy (%)", title_justify="left")
-        for column in ("run", "epoch", "clean", "pgd20", "gap"):
-            table.add_column(column, justify="left" if column == "run" else "right")
+        """Clean and robust accuracy of runs and their averages, best and last epoch, in percent."""
+        table = Table(title="learning curves, accuracy (%)", title_justify="left")
+        for column in ("run", "weights", "epoch"):
+            table.add_column(column)
+        for split in self.splits():
+            for column in ("clean", "pgd20", "gap"):
+                table.add_column(f"{split} {column}", justify="right")
         for curve in self.curves:
-            for name, epoch in (("best", curve.best), ("last", curve.last)):
-                shares = (
-                    curve.at(epoch, "val_clean"),
-                    curve.at(epoch, "val_pgd20"),
-                    curve.gap(epoch),
-                )
-                numbers = [f"{100 * share:.2f}" for share in shares]
-                table.add_row(curve.name, f"{name} {epoch}", *numbers)
+            for prefix in curve.prefixes:
+                for name, epoch in (("best", curve.best_of(prefix)), ("last", curve.last)):
+                    weights = prefix.rstrip("_").upper() or "plain"
+                    numbers = self._numbers(curve, epoch, prefix)
+                    table.add_row(curve.name, weights, f"{name} {epoch}", *numbers)
         return table
+
+    def _numbers(self, curve: Curve, epoch: int, prefix: str) -> Iterator[str]:
+        """Clean, robust and gap on each split; a dash where a run did not record it."""
+        for split in self.splits():
+            keys = [f"{prefix}{split}_{attack}" for attack in ("clean", "pgd20")]
+            if all(key in curve.metrics for key in keys):
+                clean, robust = (100 * curve.at(epoch, key) for key in keys)
+                yield from (f"{clean:.2f}", f"{robust:.2f}", f"{clean - robust:.2f}")
+            else:
+                yield from ("-", "-", "-")
 
     def plot(self) -> Figure:
         """A panel a split; robust solid, clean dashed, averaged weights thin."""

@@ -55,7 +55,7 @@ def test_several_runs_are_drawn_with_whatever_they_recorded(tmp_path: Path) -> N
         swa_val_pgd20=[0.3] * 3,
     )
     study = curve_study([plain, averaged])
-    assert study.splits() == ["val", "test"] and study.table().row_count == 4
+    assert study.splits() == ["val", "test"]
     study.save(tmp_path / "out")
     content = json.loads((tmp_path / "out" / "curves.json").read_text())
     assert [run["best"] for run in content["runs"]] == [2, 1]
@@ -64,6 +64,22 @@ def test_several_runs_are_drawn_with_whatever_they_recorded(tmp_path: Path) -> N
     assert list(frame["run"].unique()) == ["pgd_at", "at_fr_swa"]
     svg = (tmp_path / "out" / "curves.svg").read_text()
     assert "best 30.0 % (epoch 1), last 25.0 % (epoch 2)" in svg
+
+
+def test_table_has_best_and_last_of_both_splits_and_of_the_average(tmp_path: Path) -> None:
+    run = write_run(
+        tmp_path / "run",
+        [0.1, 0.3, 0.2],
+        test_clean=[0.5, 0.6, 0.7],
+        test_pgd20=[0.1, 0.2, 0.3],
+        swa_val_clean=[0.5] * 3,
+        swa_val_pgd20=[0.2, 0.2, 0.4],
+    )
+    columns = {c.header: list(c.cells) for c in curve_study([run]).table().columns}
+    assert columns["weights"] == ["plain", "plain", "SWA", "SWA"]
+    assert columns["epoch"] == ["best 1", "last 2", "best 2", "last 2"]
+    assert columns["val pgd20"] == ["30.00", "20.00", "40.00", "40.00"]
+    assert columns["test gap"] == ["40.00", "40.00", "-", "-"]
 
 
 @pytest.mark.parametrize("average", ["swa", "ema"])
