@@ -50,6 +50,23 @@ def test_mart_terms_on_the_reference_logits(table):
     assert (weighted - plain).item() == pytest.approx(0.0626731651, **TIGHT)
 
 
+def test_mart_keeps_the_constants_of_its_authors(table):
+    """They move the loss by 2e-4, so the formula without them tells whether they are there."""
+    p, q = table.clean_logits.softmax(1), table.adversarial_logits.softmax(1)
+    label = table.labels[:, None]
+    wrong = q.scatter(1, label, -1)
+    assert wrong.argmax(1).tolist() == [1, 0, 1]
+    boosted = (
+        F.cross_entropy(table.adversarial_logits, table.labels) - (1 - wrong.amax(1)).log().mean()
+    )
+    weighted = ((1 - p.gather(1, label)[:, 0]) * (p * (p / q).log()).sum(1)).mean()
+    assert boosted.item() == pytest.approx(1.4299634443, **TIGHT)
+    assert weighted.item() == pytest.approx(0.0626731439, **TIGHT)
+    ours = [recipe("mart", beta=b).loss(table, epoch=0).item() for b in (0, 1)]
+    assert boosted.item() - ours[0] > 1e-4
+    assert ours[1] - ours[0] - weighted.item() > 1e-8
+
+
 # --- TRADES ---------------------------------------------------------------------------------------
 
 

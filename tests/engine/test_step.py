@@ -82,6 +82,12 @@ def test_order_of_clean_and_adversarial_forwards(
     assert "".join(names) == order
 
 
+def test_trades_forwards_both_branches_even_where_one_weighs_nothing(make_step, one_step):
+    step = make_step("trades", "original", beta=0)
+    one_step(step)
+    assert counter(step) == 3
+
+
 def test_rice_moves_statistics_by_clean_images_after_the_update(make_step, one_step, batch):
     step = make_step("pgd_at", "original")
     seen = seen_by_batchnorm(step, one_step)
