@@ -252,3 +252,11 @@ def test_the_command_trains_and_tells_pass_or_fail(
     assert _command(*words) == 1
     out: str = capsys.readouterr().out
     assert "FAIL pgd_at: pgd20" in out and "differ first where held-out clean after epoch 3" in out
+
+
+@pytest.mark.parametrize(
+    "defense", ["pgd_at", "trades", "mart", "awp", "at_swa", "at_fr", "at_fr_swa"]
+)
+def test_every_defense_of_the_paper_has_bands_of_the_present_settings(defense: str) -> None:
+    bands = verification.find_bands(resolve(defense, preset="quick"))
+    assert bands.measured.seeds == [0, 1, 2]
