@@ -79,8 +79,8 @@ class Trainer:
         self.step = make_step(
             self.model, plan.recipe, frame, device, len(self.batches) * frame.epochs, notice
         )
-        held_out = _first(validation, frame.validation_images)
-        self.judge = Judge(held_out, device, plan.recipe.attack, notice)
+        judged = _first(validation, frame.validation_images)
+        self.judge = Judge(judged, device, plan.recipe.attack, notice)
         self._test_judge = _test_judge(data, plan, device, notice)
         self.average_state = empty_state(self.model)
         self.progress = Progress()

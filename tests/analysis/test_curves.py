@@ -44,17 +44,21 @@ def test_a_resumed_run_counts_a_repeated_epoch_once(tmp_path: Path) -> None:
     assert curve.at(1, "val_pgd20") == 0.1
 
 
-def test_several_runs_are_drawn_with_whatever_they_recorded(tmp_path: Path) -> None:
-    plain = write_run(tmp_path / "pgd_at", [0.1, 0.2, 0.3])
-    averaged = write_run(
-        tmp_path / "at_fr_swa",
+def write_averaged_run(folder: Path) -> Path:
+    """A run that watched the test set, and whose average is best an epoch later than it."""
+    return write_run(
+        folder,
         [0.2, 0.3, 0.25],
-        test_clean=[0.7, 0.7, 0.7],
+        test_clean=[0.5, 0.6, 0.7],
         test_pgd20=[0.2, 0.3, 0.2],
         swa_val_clean=[0.7] * 3,
-        swa_val_pgd20=[0.3] * 3,
+        swa_val_pgd20=[0.2, 0.2, 0.4],
     )
-    study = curve_study([plain, averaged])
+
+
+def test_several_runs_are_drawn_with_whatever_they_recorded(tmp_path: Path) -> None:
+    plain = write_run(tmp_path / "pgd_at", [0.1, 0.2, 0.3])
+    study = curve_study([plain, write_averaged_run(tmp_path / "at_fr_swa")])
     assert study.splits() == ["val", "test"]
     study.save(tmp_path / "out")
     content = json.loads((tmp_path / "out" / "curves.json").read_text())
@@ -67,19 +71,12 @@ def test_several_runs_are_drawn_with_whatever_they_recorded(tmp_path: Path) -> N
 
 
 def test_table_has_best_and_last_of_both_splits_and_of_the_average(tmp_path: Path) -> None:
-    run = write_run(
-        tmp_path / "run",
-        [0.1, 0.3, 0.2],
-        test_clean=[0.5, 0.6, 0.7],
-        test_pgd20=[0.1, 0.2, 0.3],
-        swa_val_clean=[0.5] * 3,
-        swa_val_pgd20=[0.2, 0.2, 0.4],
-    )
-    columns = {c.header: list(c.cells) for c in curve_study([run]).table().columns}
+    study = curve_study([write_averaged_run(tmp_path / "run")])
+    columns = {c.header: list(c.cells) for c in study.table().columns}
     assert columns["weights"] == ["plain", "plain", "SWA", "SWA"]
     assert columns["epoch"] == ["best 1", "last 2", "best 2", "last 2"]
-    assert columns["val pgd20"] == ["30.00", "20.00", "40.00", "40.00"]
-    assert columns["test gap"] == ["40.00", "40.00", "-", "-"]
+    assert columns["val pgd20"] == ["30.00", "25.00", "40.00", "40.00"]
+    assert columns["test gap"] == ["30.00", "50.00", "-", "-"]
 
 
 @pytest.mark.parametrize("average", ["swa", "ema"])
