@@ -82,7 +82,7 @@ class Bench:
 
     def __init__(self, defense: Defense, data: Dataset) -> None:
         self.defense, self.data = defense, data
-        self.device = find_device("cpu")
+        self.device = find_device("cpu", "fp32")
         self.plan = resolve(defense.name, preset="smoke", overrides=_short(defense.recipe))
         self.recipe, self.frame = self.plan.recipe, self.plan.frame
         self.images = to_float(data.train.images[:IMAGES], memory_format=torch.channels_last)

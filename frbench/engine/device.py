@@ -24,29 +24,20 @@ class Device:
     precision: Precision
     compile: Compile = "auto"
     """On CUDA: compile the network (auto: for long runs), or (off) capture nothing either."""
-    search: Precision = "fp32"
-    """Of the adversarial images that the held-out split is judged on, by float32."""
 
     @property
     def cuda(self) -> bool:
         return self.device.type == "cuda"
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Precision of training forwards.
+        """Precision of training forwards and of every search for adversarial images.
 
         The cache of cast weights is off: AWP changes weights between two forwards of one step.
         """
-        return self._autocast(self.precision)
-
-    def searching(self) -> AbstractContextManager[Any]:
-        """Precision of searching for adversarial images that float32 will judge."""
-        return self._autocast(self.search)
-
-    def _autocast(self, precision: Precision) -> AbstractContextManager[Any]:
         return torch.autocast(
             self.device.type,
             dtype=torch.bfloat16,
-            enabled=precision == "bf16",
+            enabled=self.precision == "bf16",
             cache_enabled=False,
         )
 
@@ -81,8 +72,7 @@ def find_device(name: str = "auto", precision: str = "auto", compile_: Compile =
 
     Args:
         name: `auto`, `cpu`, `cuda` or `cuda:N`.
-        precision: of training forwards; `auto` is bf16 on CUDA and fp32 elsewhere, and searches
-            for held-out adversarial images in bf16 wherever the hardware has it.
+        precision: of training forwards; `auto` is bf16 where the hardware has it, else fp32.
         compile_: see `Device.compile`.
 
     Raises:
@@ -103,8 +93,6 @@ def find_device(name: str = "auto", precision: str = "auto", compile_: Compile =
         raise InputError(f"device '{name}' is not on this machine; 'frbench doctor' tells what is")
     if device.index is not None:  # streams and graphs belong to the current device
         torch.cuda.set_device(device)
-    search = precision
     if precision == "auto":
-        precision = "bf16" if device.type == "cuda" else "fp32"
-        search = "bf16" if has_bf16(device) else "fp32"
-    return Device(device, precision, compile_, search)  # type: ignore[arg-type]
+        precision = "bf16" if has_bf16(device) else "fp32"
+    return Device(device, precision, compile_)  # type: ignore[arg-type]

@@ -94,7 +94,7 @@ class Judge:
         self, model: Normalized, victim: Folded, images: Tensor, labels: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Clean logits, and whether the image under attack is classified correctly."""
-        with self.device.searching():
+        with self.device.autocast():
             adversarial = self.attack.perturb(victim, images, labels, noise)
         with torch.no_grad():
             return model(images), model(adversarial).argmax(dim=1) == labels

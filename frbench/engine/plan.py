@@ -21,7 +21,7 @@ from frbench.errors import InputError
 from frbench.names import unknown
 
 Protocol = Literal["common", "original"]
-ENGINE_VERSION = 3
+ENGINE_VERSION = 4
 """Raised whenever the same settings would train other weights than before."""
 
 

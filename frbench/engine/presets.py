@@ -43,7 +43,7 @@ PRESETS = {
                 "milestones": (),
                 # So few epochs are too short to overfit, and too short for crops.
                 "pad": 0,
-                "validation_images": 800,
+                "validation_images": 2000,
                 "attack.steps": 2,
                 "attack.step_size": 8 / 255,
                 # A short schedule collapses when FR is on from the first step.

@@ -72,6 +72,10 @@ class RunFolder:
             raise InputError(f"damaged run {path}: no settings; move it away, train again")
         return info
 
+    def begun(self) -> bool:
+        """Whether a training has written here."""
+        return (self.path / "run.json").is_file()
+
     def finished(self) -> bool:
         """Whether training reached its last epoch."""
         return (self.path / "run.json").is_file() and bool(self.info().get("finished"))

@@ -72,7 +72,7 @@ class Frame(BaseModel):
     ] = ()
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
-        Field(description="of training forwards; auto is bf16 on CUDA and fp32 elsewhere"),
+        Field(description="of training forwards; auto: bf16 where the hardware has it, else fp32"),
     ] = "auto"
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from frbench.data import DATASETS, Batches, Dataset, Split, derive_seed, holdout
 from frbench.data.types import held_out
-from frbench.engine.device import Device
+from frbench.engine.device import Device, Precision
 from frbench.engine.graphed import make_step, to_stderr
 from frbench.engine.judge import Judge, Judgement
 from frbench.engine.mechanisms.averages import averaged_tensors, empty_state, updates
@@ -65,8 +65,7 @@ class Trainer:
         notice: Callable[[str], None] = to_stderr,
     ) -> None:
         frame = plan.frame
-        if frame.precision != "auto":
-            device = dataclasses.replace(device, precision=frame.precision, search=frame.precision)
+        device = dataclasses.replace(device, precision=_precision(plan, device, folder))
         self.plan, self.device, self.folder = plan, device, folder
         check_sizes(plan, data.name, train=len(data.train), test=len(data.test))
         self._meta = _weights_meta(plan, data)
@@ -272,7 +271,6 @@ class Trainer:
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "data_sha256": self._data_digest,
             "precision": self.device.precision,
-            "held_out_search": self.device.search,
             "threads": None if self.device.cuda else torch.get_num_threads(),
             "provenance": provenance(self.device.describe()),
             "cost": {
@@ -282,6 +280,14 @@ class Trainer:
                 "forward_units": self.plan.recipe.forward_units(),
             },
         }
+
+
+def _precision(plan: Plan, device: Device, folder: RunFolder) -> Precision:
+    """The one that was typed; else the one that the run began with, maybe on another machine."""
+    if plan.frame.precision != "auto":
+        return plan.frame.precision
+    began = folder.info().get("precision") if folder.begun() else None
+    return began if began in ("fp32", "bf16") else device.precision
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -60,7 +60,7 @@ def make_step(_fresh):
         text = {key.replace("__", "."): str(value) for key, value in overrides.items()}
         plan = resolve(name, preset="smoke", protocol=protocol, overrides=text)
         network = copy.deepcopy(_fresh) if network is None else network
-        return TrainingStep(network, plan.recipe, plan.frame, find_device("cpu"))
+        return TrainingStep(network, plan.recipe, plan.frame, find_device("cpu", "fp32"))
 
     return build
 

@@ -1,4 +1,4 @@
-"""Which device, in which precision: of training, and of the search on held-out images."""
+"""Which device, and in which precision it trains."""
 
 from __future__ import annotations
 
@@ -24,16 +24,29 @@ def test_a_gpu_named_by_number_becomes_the_current_one(monkeypatch):
     assert len(current) == 1
 
 
-@pytest.mark.parametrize("instructions", [False, True])
-def test_cpu_trains_in_float32_and_searches_in_bf16_where_it_can(monkeypatch, instructions):
+@pytest.mark.parametrize(("instructions", "precision"), [(False, "fp32"), (True, "bf16")])
+def test_bf16_is_for_hardware_that_has_it(monkeypatch, instructions, precision):
     monkeypatch.setattr(device, "has_bf16", lambda _: instructions)
-    found = find_device("cpu")
-    assert (found.precision, found.search) == ("fp32", "bf16" if instructions else "fp32")
+    assert find_device("cpu").precision == precision
+    assert find_device("cpu", "fp32").precision == "fp32"
 
 
-def test_a_precision_that_was_typed_holds_for_the_search_too(monkeypatch, small_digits, tmp_path):
+def test_a_typed_precision_holds_wherever_a_run_looks(monkeypatch, small_digits, tmp_path):
     monkeypatch.setattr(device, "has_bf16", lambda _: True)
     plan = resolve("pgd_at", preset="smoke", overrides={"precision": "fp32"})
     trainer = Trainer(plan, small_digits, find_device("cpu"), RunFolder(tmp_path / "run"))
-    assert trainer.judge.device.search == "fp32"
-    assert trainer._info(finished=False)["held_out_search"] == "fp32"
+    assert trainer.step.device.precision == trainer.judge.device.precision == "fp32"
+
+
+def test_a_run_goes_on_in_the_precision_it_began_with(monkeypatch, small_digits, tmp_path):
+    plan = resolve("pgd_at", preset="smoke")
+    for has_bf16, folder, seen in (
+        (True, "new", "bf16"),
+        (False, "new", "bf16"),
+        (False, "other", "fp32"),
+        (True, "other", "fp32"),
+    ):
+        monkeypatch.setattr(device, "has_bf16", lambda _, found=has_bf16: found)
+        trainer = Trainer(plan, small_digits, find_device("cpu"), RunFolder(tmp_path / folder))
+        assert trainer.step.device.precision == seen
+        trainer.folder.write_info(trainer._info(finished=False))

@@ -26,7 +26,7 @@ from tools.perf.report import Figure, Result, Table, show, slug, write
 from tools.perf.textbook import PlainStep, careful, loader, textbook
 from tools.perf.timing import Candidate, WallClock, interleave
 
-CPU = find_device("cpu")
+CPU = find_device("cpu", "fp32")
 
 
 class FakeClock:
