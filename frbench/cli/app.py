@@ -90,8 +90,12 @@ def evaluate(
     device: DeviceName = "auto",
     seed: Seed = 0,
     batch: Annotated[
-        int, typer.Option(min=1, help="Images a chunk; decides the random numbers.")
-    ] = 256,
+        str | None,
+        typer.Option(
+            help="Images a chunk, which decides their random numbers: a number, or fastest to try "
+            "on this device. Default: the preset's for a run, else 256."
+        ),
+    ] = None,
     search: SearchMode = "exact",
     runs_dir: RunsDir = Path("runs"),
     results_dir: ResultsDir = boards.RESULTS,

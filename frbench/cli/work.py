@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
@@ -17,6 +18,7 @@ from frbench.engine.plan import Plan, default_preset, parse_overrides, resolve
 from frbench.errors import InputError
 from frbench.evaluation import CellStore, resolve_target
 from frbench.evaluation import evaluate as fill
+from frbench.evaluation.batch import fastest_batch, preset_batch
 from frbench.evaluation.search import PRECISION, Search
 from frbench.names import lookup
 from frbench.workflow import Forecast, attack_run, check, finished_run, forecast, train_all
@@ -66,7 +68,7 @@ def evaluate(
     normalization: str | None,
     device: str,
     seed: int,
-    batch: int,
+    batch: str | None,
     search: str,
     runs_dir: Path,
     results_dir: Path,
@@ -75,7 +77,7 @@ def evaluate(
     radius = None if eps is None else parse_eps(eps)
     norm = lookup("norm", norm, {"Linf": "Linf", "L2": "L2"})
     columns = parse_attacks(attacks, norm=norm, eps=radius, stages=stages)  # type: ignore[arg-type]
-    mode, store = _search(search), CellStore(results_dir)
+    mode, store, typed_batch = _search(search), CellStore(results_dir), _batch(batch)
     for folder in (runs_dir, results_dir):
         _refuse_a_file(folder)
     found = [  # all of them before the first attack, which may take hours
@@ -93,6 +95,9 @@ def evaluate(
         if target.record.note:
             log.print(f"{target.record.name}: {target.record.note}")
         data = load_dataset(target.record.dataset)
+        chunk = typed_batch or preset_batch(target.record)
+        if chunk == "fastest":
+            chunk = fastest_batch(target, data.test.images[0].shape, where.device, mode, log.print)
         fill(
             target,
             columns,
@@ -101,7 +106,7 @@ def evaluate(
             device=where.device,
             n=n,
             seed=seed,
-            batch=batch,
+            batch=chunk,
             search=mode,
             console=log,
         )
@@ -207,6 +212,17 @@ def _refuse_a_file(folder: Path) -> None:
 
 def _search(name: str) -> Search:
     return lookup("search", name, {mode: mode for mode in PRECISION})
+
+
+def _batch(text: str | None) -> int | Literal["fastest"] | None:
+    """Images a chunk as typed; None for the preset's."""
+    if text is None:
+        return None
+    if text == "fastest":
+        return "fastest"
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"--batch {text} is neither a number from 1 on nor fastest")
+    return int(text)
 
 
 def _show_settings(plans: list[Plan], device: Device, *, chosen: bool) -> None:

@@ -95,6 +95,19 @@ def test_an_estimate_writes_nothing(frbench, world, contents) -> None:
     assert contents(world) == before
 
 
+@pytest.mark.parametrize(("typed", "chunk"), [((), 256), (("--batch", "fastest"), 4)])
+def test_chunks_are_the_presets_unless_the_fastest_are_asked_for(
+    typed, chunk, frbench, world, run_name, monkeypatch
+) -> None:
+    monkeypatch.setattr("frbench.evaluation.batch.SIZES", (4,))
+    line = ("evaluate", run_name, "--attacks", "fgsm", "--n", "8", "--device", "cpu")
+    ended = frbench(*line, *typed)
+    assert ended.code == 0, ended.err
+    assert ("--batch 4 is the fastest for tiny" in ended.err) == bool(typed)
+    (cell,) = (world / "results/local/cells/pgd_at").glob("fgsm-*.json")
+    assert json.loads(cell.read_text())["batch"] == chunk
+
+
 def test_a_gpu_that_vanishes_is_one_line(frbench, world, monkeypatch) -> None:
     class AcceleratorError(RuntimeError):
         """As torch's."""
