@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 from rich.console import Console
+from scipy import stats
 from torch import nn
 
 from frbench.attacks import specs
@@ -19,7 +20,7 @@ from frbench.engine.plan import resolve
 from frbench.engine.step import TrainingStep
 from frbench.evaluation import Target
 from frbench.models import build_model
-from tools.perf import evaluate
+from tools.perf import evaluate, precision
 from tools.perf.__main__ import main
 from tools.perf.machine import forward_flops
 from tools.perf.report import Figure, Result, Table, show, slug, write
@@ -208,6 +209,41 @@ def test_fewer_than_five_samples_are_a_rehearsal_and_say_so(tmp_path, capsys):
     for result in (few, enough):
         show(result, Console(stderr=True))
     assert capsys.readouterr().err == "medians of 4 samples: a rehearsal, since a claim needs 5\n"
+
+
+def test_float32_is_compared_with_bf16_image_by_image_and_over_seeds(tmp_path, monkeypatch):
+    monkeypatch.setattr("frbench.engine.device.has_bf16", lambda _: True)
+    arguments = ["--device", "cpu", "--suite", "precision", "--quick", "--seeds", "2"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*/precision-rehearsal.json")
+    by_seed, over_seeds = (table["rows"] for table in json.loads(path.read_text())["tables"])
+    kinds = [(r, a) for r in ("pgd_at", "at_fr") for a in ("Clean", "PGD-20")]
+    assert [(r["recipe"], r["seed"], r["attack"]) for r in by_seed] == [
+        (recipe, seed, attack)
+        for recipe in ("pgd_at", "at_fr")
+        for seed in (0, 1)
+        for attack in ("Clean", "PGD-20")
+    ]
+    assert [(row["recipe"], row["attack"]) for row in over_seeds] == kinds
+
+
+def test_the_interval_over_seeds_is_that_of_a_paired_t_test():
+    fp32, bf16 = [36.3, 37.2, 37.6], [36.6, 36.9, 37.5]
+    rows = [
+        {"recipe": "pgd_at", "attack": "PGD-20", "difference": a - b}
+        for a, b in zip(fp32, bf16, strict=True)
+    ]
+    (found,) = precision._over_seeds(rows)
+    expected = stats.ttest_rel(fp32, bf16).confidence_interval()
+    assert (found["low"], found["high"]) == pytest.approx(tuple(expected))
+    assert found["difference"] == pytest.approx(0.1 / 3)
+    assert found["zero_inside"]
+
+
+def test_a_device_without_bf16_has_nothing_to_compare(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("frbench.engine.device.has_bf16", lambda _: False)
+    assert main(["--device", "cpu", "--suite", "precision", "--out", str(tmp_path)]) == 1
+    assert "has no bf16: there is no other precision" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--repeats", "--batch", "--images", "--seeds", "--threads"])
