@@ -22,6 +22,7 @@ from frbench.analysis import estimates, output
 from frbench.analysis.estimates import Estimate
 from frbench.errors import InputError
 from frbench.evaluation.cells import Cell
+from frbench.evaluation.resolve import run_of
 from frbench.names import unknown
 
 METRICS = "metrics.jsonl"
@@ -184,11 +185,18 @@ def read_curve(run: Path) -> Curve:
     return Curve(run.name, pd.DataFrame([rows[epoch] for epoch in sorted(rows)]))
 
 
-def find_run(text: str, runs_dir: Path) -> Path:
-    """The run folder that a path or a run's name means; InputError with the nearest known name."""
+def run_path(text: str, runs_dir: Path) -> Path:
+    """The folder of a run: a path, a run's name, or a defense that one finished run has trained.
+
+    Raises:
+        InputError: none of these, with the nearest known name; or a defense with several runs.
+    """
     for folder in (Path(text), runs_dir / text):
         if folder.is_dir():
             return folder
+    found = run_of(text, runs_dir)
+    if found is not None:
+        return found[0].path
     raise unknown("run", text, [path.parent.name for path in runs_dir.glob(f"*/{METRICS}")])
 
 
@@ -337,6 +345,7 @@ def _check_alike(cells: Sequence[Cell]) -> None:
         ("preset", {cell.model.preset for cell in cells}),
         ("protocol", {cell.model.protocol for cell in cells}),
         ("settings", {cell.model.note for cell in cells}),
+        ("engine", {str(cell.model.engine) for cell in cells}),
     ]
     for name in sorted({cell.attack.name for cell in cells}):
         own = {cell.attack for cell in cells if cell.attack.name == name}

@@ -26,6 +26,7 @@ FILLS = ("#3d3d3d", "#8f8f8f", "#dedede", "#b5b5b5", "#666666", "#f4f4f4")
 _STYLE: Any = {
     "font.size": 9,
     "font.family": "sans-serif",
+    "text.parse_math": False,  # names may hold any character
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.spines.top": False,

@@ -115,7 +115,7 @@ class SpectrumPanels:
                 axes.grid(False)
                 axes.spines[:].set_visible(False)
             for axes, title in zip(grid[0], (*titles, "$||F(x')|-|F(x)||$"), strict=True):
-                axes.set_title(title)
+                axes.set_title(title, parse_math=True)
             for row, panel in zip(grid, self.panels, strict=True):
                 row[0].set_ylabel(f"{panel.model}\n{panel.label} (#{panel.index})", fontsize=8)
                 for axes, image in zip(row, (panel.clean, panel.attacked), strict=False):

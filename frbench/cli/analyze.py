@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import typer
-from rich.console import Console
 
 from frbench.cli.options import DeviceName, Form, Format, RunsDir, Seed
+from frbench.cli.outcome import plain_console
 from frbench.errors import InputError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` does not need it
@@ -138,7 +138,9 @@ def kernels(
 
 
 def curves(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders or names.")],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Runs, or defenses that have one.")
+    ],
     cells: Annotated[
         Path | None,
         typer.Option(help="Results folder: draw the FR and SWA ablation from its cells too."),
@@ -153,14 +155,14 @@ def curves(
 
     Example:
 
-        frbench analyze curves quick-pgd_at-s0 quick-at_fr_swa-s0 --cells results/local
+        frbench analyze curves pgd_at at_fr_swa --cells results/local
     """
-    from frbench.analysis.curves import ablation, curve_study, find_run
+    from frbench.analysis.curves import ablation, curve_study, run_path
     from frbench.analysis.output import check_writable
     from frbench.evaluation import CellStore
 
     check_writable(out)
-    study = curve_study([find_run(text, runs_dir) for text in runs])
+    study = curve_study([run_path(text, runs_dir) for text in runs])
     if cells is not None:
         ablation(CellStore(cells).all()).save(out)
     _finish(study, out, form)
@@ -255,7 +257,7 @@ def _finish(study: _Study, out: Path, form: Form) -> None:
     if form == "json":
         typer.echo(json.dumps(study.to_json()))
     else:
-        Console(highlight=False).print(study.table())
+        plain_console().print(study.table())
 
 
 def _indices(text: str) -> list[int]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from frbench.cli.leaderboard import RESULTS
 from frbench.cli.options import DeviceName, Format, ResultsDir, RunsDir, Seed
+from frbench.cli.outcome import plain_console
 
 
 def audit(
@@ -51,7 +51,7 @@ def audit(
     from frbench.engine.device import find_device
     from frbench.evaluation import resolve_target
 
-    log = Console(stderr=True, highlight=False, soft_wrap=True)
+    log = plain_console(stderr=True, soft_wrap=True)
     radius = parse_eps(eps)
     where = find_device(device)
     audited = resolve_target(
@@ -80,4 +80,4 @@ def audit(
     if form == "json":
         typer.echo(json.dumps(report.model_dump(mode="json")))
     else:
-        Console(highlight=False).print(report.table())
+        plain_console().print(report.table())

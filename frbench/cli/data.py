@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` does not need it
-    from frbench.data import Dataset
+    from frbench.cli.outcome import plain_console
+from frbench.data import Dataset
 
 DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="cifar10, cifar100, …")]
 Folder = Annotated[
@@ -49,4 +49,4 @@ def _show(dataset: Dataset) -> None:
         lines.append(f"  {name:5}  {len(split):,} images {size}  SHA-256 {split.sha256}")
     lines.append(f"  file   {path} ({path.stat().st_size / 1e6:.1f} MB)")
     lines.append("verified: every byte matches its SHA-256")
-    Console(highlight=False).print("\n".join(lines), soft_wrap=True, markup=False)
+    plain_console(soft_wrap=True).print("\n".join(lines))

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import cast
+from typing import Any, cast
 
 import typer
+from rich.console import Console
 
 from frbench.errors import FrbenchError
 
 # typer carries a click of its own and exports, of its usage errors, only this heir.
 _UsageError = cast("type[Exception]", typer.BadParameter.__base__)
 _INTERRUPTED = 130
+
+
+def plain_console(**options: Any) -> Console:
+    """A console that prints text as it is: names may look like markup, an emoji's code, a number.
+
+    Args:
+        options: further ones of `rich.console.Console`.
+    """
+    return Console(highlight=False, markup=False, emoji=False, **options)
 
 
 def run(app: typer.Typer) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from frbench.cli.outcome import plain_console
 from frbench.errors import InputError
 
 
@@ -32,7 +32,7 @@ def check(
         raise InputError("give one DEFENSE, or --all for every registered one")
     known, broken = defenses()
     chosen = list(known.values()) if defense is None else [parse_defense(defense)]
-    out, failed = Console(highlight=False), bool(broken and every)
+    out, failed = plain_console(), bool(broken and every)
     for found in chosen:
         table = Table("check", "kept", "what was seen", title=found.name, title_justify="left")
         for result in check_recipe(found):
@@ -64,6 +64,6 @@ def new(
     recipe, test = new_recipe(name, source)
     print(recipe)
     print(test)
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
+    plain_console(stderr=True, soft_wrap=True).print(
         f"change the formula in {recipe.name}, the value in {test.name}, then: frbench check {name}"
     )

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from frbench.cli.options import DefenseName, DeviceName, ResultsDir, RunsDir
+from frbench.cli.outcome import plain_console
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` does not need it
     from frbench.verify import DefenseBands, Verification
@@ -46,7 +46,7 @@ def verify(
     if record:
         _show_bands(library.record(plans, runs_dir, results_dir, path=path), path)
         return
-    log = Console(stderr=True, highlight=False, soft_wrap=True)
+    log = plain_console(stderr=True, soft_wrap=True)
     found = library.verify(plans, find_device(device), runs_dir, results_dir, log, path=path)
     _show(found)
     if not found.passed:
@@ -55,7 +55,7 @@ def verify(
 
 def _show(found: Verification) -> None:
     """One line a metric, then the verdict."""
-    out = Console(highlight=False, soft_wrap=True)
+    out = plain_console(soft_wrap=True)
     table = Table(box=None, header_style="bold")
     table.add_column("metric")
     for result in found.results:
@@ -80,7 +80,7 @@ def _show(found: Verification) -> None:
 
 
 def _show_bands(bands: DefenseBands, path: Path) -> None:
-    out = Console(highlight=False, soft_wrap=True)
+    out = plain_console(soft_wrap=True)
     for name, band in bands.metrics.items():
         out.print(f"{bands.defense}: {name} {band.low:.2f} to {band.high:.2f}")
     curves = f"{len(bands.curve)} epochs" if bands.curve else "none: the runs are not here"

@@ -12,6 +12,7 @@ from frbench import storage
 from frbench.attacks import format_length, parse_attacks, parse_eps
 from frbench.cli import leaderboard as boards
 from frbench.cli.jobs import run_jobs
+from frbench.cli.outcome import plain_console
 from frbench.data import load_dataset
 from frbench.engine.device import Compile, Device, find_device
 from frbench.engine.plan import Plan, default_preset, parse_overrides, resolve
@@ -23,7 +24,7 @@ from frbench.evaluation.search import PRECISION, Search
 from frbench.names import lookup
 from frbench.workflow import Forecast, attack_run, check, finished_run, forecast, train_all
 
-log = Console(stderr=True, highlight=False, soft_wrap=True)
+log = plain_console(stderr=True, soft_wrap=True)
 
 
 def train(
@@ -173,7 +174,7 @@ def _job(
     device: str,
 ) -> None:
     """What one of several processes does; bars of several would overwrite each other."""
-    lines = Console(stderr=True, highlight=False, soft_wrap=True, force_terminal=False)
+    lines = plain_console(stderr=True, soft_wrap=True, force_terminal=False)
     where = find_device(device, compile_=compile_)
     _train_and_attack(plans, where, runs_dir, store, n, search, lines)
 

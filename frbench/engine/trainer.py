@@ -21,7 +21,7 @@ from frbench.engine.graphed import make_step, to_stderr
 from frbench.engine.judge import Judge, Judgement
 from frbench.engine.mechanisms.averages import averaged_tensors, empty_state, updates
 from frbench.engine.memory import out_of_memory
-from frbench.engine.plan import Plan
+from frbench.engine.plan import ENGINE_VERSION, Plan
 from frbench.engine.run import Progress, RunFolder
 from frbench.engine.threads import chosen_by_user
 from frbench.errors import FrbenchError, InputError
@@ -267,6 +267,7 @@ class Trainer:
         return {
             "name": self.folder.name,
             "settings": self.plan.settings(),
+            "engine": ENGINE_VERSION,
             "finished": finished,
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "data_sha256": self._data_digest,
@@ -319,6 +320,7 @@ def _weights_meta(plan: Plan, data: Dataset) -> WeightsMeta:
             "preset": plan.preset,
             "protocol": plan.protocol,
             "seed": plan.seed,
+            "engine": ENGINE_VERSION,
             "changed": list(plan.changed),
         },
     )

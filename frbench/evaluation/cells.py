@@ -40,6 +40,9 @@ class ModelRecord(BaseModel):
     weights: str | None = Field(default=None, description="of a training: best or last")
     seed: int | None = None
     epoch: int | None = Field(default=None, description="epochs trained when these were saved")
+    engine: int | None = Field(
+        default=None, description="of a training: frbench's ENGINE_VERSION; None before it was kept"
+    )
     comparable: bool = Field(default=True, description="may stand beside published numbers")
     extra_data: Literal["none", "synthetic", "extra", "unknown"] = "none"
     note: str = Field(default="", description="what the preset shortens, what the adapter saw")

@@ -30,9 +30,9 @@ class Reporter:
         self.speed = speed
         self.pending = {cell.key: cell for cell in pending}
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.fields[state]}", markup=False),
         )
         hidden = self.console.quiet or not self.console.is_terminal
         self.bar = Progress(*columns, console=self.console, transient=True, disable=hidden)

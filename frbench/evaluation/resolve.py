@@ -59,14 +59,14 @@ def resolve_target(
         raise InputError(
             f"{name} is not a run (it has no run.json); for a weights file write file:{name}"
         )
-    found = _run_of(name, runs_dir)
+    found = run_of(name, runs_dir)
     if found is not None:
         return run_target(found[0], view or found[1], device=device)
     runs = [p.parent.name for p in runs_dir.glob("*/run.json")]
     raise unknown("target", text, [*runs, *adapters()])
 
 
-def _run_of(text: str, runs_dir: Path) -> tuple[RunFolder, str | None] | None:
+def run_of(text: str, runs_dir: Path) -> tuple[RunFolder, str | None] | None:
     """The finished run that trained a defense, and the view that is it; None if there is none.
 
     A run with an average also trained the defense without it: that is its view `best`, as `bench`
@@ -129,6 +129,7 @@ def run_target(
         weights=view.rpartition("-")[2],
         seed=settings["seed"],
         epoch=meta.extra["epoch"] + 1,
+        engine=info.get("engine"),
         comparable=bool(preset and preset.comparable) and not (changed or unfinished),
         note="; ".join(filter(None, notes)),
         cost={k: v for k, v in info["cost"].items() if v is not None},

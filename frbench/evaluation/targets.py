@@ -34,6 +34,7 @@ class Training(BaseModel):
     seed: int | None = None
     view: str = "best"
     epoch: int | None = None
+    engine: int | None = None
     changed: tuple[str, ...] = ()
 
 
@@ -150,6 +151,7 @@ def _told(training: Training, note: str) -> dict[str, object]:
         "weights": training.view.rpartition("-")[2],
         "seed": training.seed,
         "epoch": None if training.epoch is None else training.epoch + 1,
+        "engine": training.engine,
         "comparable": bool(preset and preset.comparable) and not changed,
         "extra_data": "none",
         "note": "; ".join(filter(None, [note, preset.shortened if preset else "", *changed])),

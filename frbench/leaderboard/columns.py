@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from frbench.attacks.spec import AttackSpec, format_length
 from frbench.leaderboard.rows import Column
 
-_STRENGTH = ("clean", "fgsm", "pgd", "cw", "aa")
+_PART = "a part of AutoAttack without its APGD"
+_STRENGTH = ("clean", "fgsm", _PART, "pgd", "cw", "aa")
 
 
 def columns_of(specs: Mapping[str, AttackSpec]) -> list[Column]:
@@ -33,7 +34,9 @@ def columns_of(specs: Mapping[str, AttackSpec]) -> list[Column]:
 
 
 def _order(identity: str, spec: AttackSpec) -> tuple[int, int, int, str]:
-    family = "aa" if spec.is_autoattack else spec.name.rstrip("0123456789")
+    family = spec.name.rstrip("0123456789")
+    if spec.is_autoattack:
+        family = "aa" if any(stage.startswith("apgd") for stage in spec.stages) else _PART
     place = _STRENGTH.index(family) if family in _STRENGTH else len(_STRENGTH)
     return place, len(spec.stages), spec.steps or 0, identity
 

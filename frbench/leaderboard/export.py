@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from frbench import storage
 from frbench.attacks.spec import AA_STAGES, AttackSpec, format_length
 from frbench.errors import InputError
-from frbench.evaluation.cells import Cell
+from frbench.evaluation.cells import Cell, ModelRecord
 from frbench.leaderboard import published
 from frbench.leaderboard.compare import explicit_target, find_row
 from frbench.leaderboard.neighbours import architecture_name
@@ -100,6 +100,7 @@ def export_robustbench(
 
 def _measured(cells: list[Cell], row: str) -> tuple[Cell, Cell]:
     """The clean pass and AutoAttack on the whole test set; strongest refusal first."""
+    _check_source(cells[0].model, row)
     aa = _autoattack(cells, row)
     same = [c for c in cells if c.attack.eps == 0 and task_of(c) == task_of(aa)]
     clean = _full(same)
@@ -109,6 +110,11 @@ def _measured(cells: list[Cell], row: str) -> tuple[Cell, Cell]:
             f"run `frbench evaluate {explicit_target(aa.model)} --attacks clean`"
         )
     return clean, aa
+
+
+def _check_source(model: ModelRecord, row: str) -> None:
+    if model.defense is None:
+        raise InputError(f"'{row}' was not trained by frbench: its authors submit it, not you")
 
 
 def _autoattack(cells: list[Cell], row: str) -> Cell:
@@ -148,6 +154,8 @@ def _refusal(cells: list[Cell], row: str) -> str:
     if not own:
         return f"'{row}' has no AutoAttack: {wanted}; {command}"
     best = max(own, key=lambda c: (c.data.n, len(c.stages_done())))
+    if best.complete and best.precision != "fp32":
+        return f"'{row}' was measured with {best.precision}: RobustBench needs fp32; {command}"
     done = ", ".join(best.stages_done()) or "no stage"
     return f"'{row}' has {done} complete on {best.data.n:,} images: {wanted}; {command}"
 

@@ -271,12 +271,16 @@ def neighbour_grids(board: Leaderboard, table: Table, nearest: int | None) -> li
     return [Grid(title, header, tuple(lines), tuple(notes), text_columns=3, inline=True)]
 
 
-def _beside(neighbours: Neighbours) -> list[Neighbour]:
-    """Its own claim first, then the entries; those without a difference say nothing."""
+def published_beside(neighbours: Neighbours) -> list[Neighbour]:
+    """A row's own claim first, then the entries."""
     own = neighbours.own_claim
     others = [*neighbours.entries, *neighbours.other_eps]
-    found = [*([own] if own else []), *(n for n in others if not own or n.entry != own.entry)]
-    return [n for n in found if n.difference is not None]
+    return [*([own] if own else []), *(n for n in others if not own or n.entry != own.entry)]
+
+
+def _beside(neighbours: Neighbours) -> list[Neighbour]:
+    """Those that a table shows; without a difference they say nothing."""
+    return [n for n in published_beside(neighbours) if n.difference is not None]
 
 
 def _nearest(found: Sequence[Neighbour], count: int) -> list[Neighbour]:

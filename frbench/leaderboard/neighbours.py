@@ -9,7 +9,7 @@ from frbench.evaluation.cells import ModelRecord
 from frbench.leaderboard.published import RobustBenchEntry, Snapshot
 from frbench.leaderboard.rows import Difference, Neighbour, Neighbours, Score
 
-_OWN = "robustbench:"
+_SCHEME = "robustbench"
 # 0.031 and 8/255 are 1.2 % apart: near enough to be asked for, too far to be the same ball.
 _NEAR = 0.02
 
@@ -36,7 +36,10 @@ def find_neighbours(
         Never a near architecture or another data class: when nothing fits, the reason.
     """
     task = [e for e in snapshot.entries if (e.dataset, e.threat_model) == (dataset, norm)]
-    own = next((e for e in task if f"{_OWN}{e.model_id}" == model.target), None)
+    # The adapter puts dataset or threat model in front where they are not the usual ones.
+    scheme, _, reference = model.target.partition(":")
+    identity = reference.rpartition("/")[2] if scheme == _SCHEME else None
+    own = next((e for e in task if e.model_id == identity), None)
     claim = None if own is None else _neighbour(own, eps, aa)
     reason = _refusal(model)
     if reason:

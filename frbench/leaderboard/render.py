@@ -20,7 +20,13 @@ from rich.text import Text
 
 from frbench import storage
 from frbench.leaderboard.compare import RowComparison
-from frbench.leaderboard.grids import Entry, Grid, comparison_grids, leaderboard_grids
+from frbench.leaderboard.grids import (
+    Entry,
+    Grid,
+    comparison_grids,
+    leaderboard_grids,
+    published_beside,
+)
 from frbench.leaderboard.rows import Leaderboard, Neighbour, Row, Score, Table
 from frbench.leaderboard.table import leaderboard
 from frbench.names import lookup
@@ -178,6 +184,8 @@ _LATEX = {
     "…": r"\dots{}",
     "✓": r"$\surd$",
     "✗": r"$\times$",
+    "[": "{[}",  # at the start of a row these two would belong to the line break before it
+    "*": "{*}",
 }
 
 
@@ -235,7 +243,7 @@ def as_csv(board: Leaderboard) -> str:
             records += [_csv_row(table, member, "measured seed") for member in row.members]
             records += [
                 _csv_neighbour(table, row, neighbour)
-                for neighbour in (*row.neighbours.entries, *row.neighbours.other_eps)
+                for neighbour in published_beside(row.neighbours)
             ]
     if board.paper is not None:
         names = ("clean", "fgsm", "pgd20", "cw", "aa")
@@ -314,6 +322,8 @@ def _csv_neighbour(table: Table, row: Row, neighbour: Neighbour) -> dict[str, ob
         "threat_model": f"{entry.threat_model} {entry.eps}",
         "label": entry.model_id,
         "beside": row.label,
+        "own_claim": neighbour is row.neighbours.own_claim,
+        "unreliable": entry.unreliable,
         "architecture": entry.architecture,
         "extra_data": entry.data_class,
         "clean": entry.clean_acc,

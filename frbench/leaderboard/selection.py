@@ -113,12 +113,13 @@ class Single:
     def recipe(self) -> tuple[object, ...]:
         """Equal for the seeds of one recipe, checkpoint left out.
 
-        A run's note names every setting that was changed on the command line.
+        A run's note names every setting that was changed on the command line; other engines train
+        other weights from the same settings.
         """
         r = self.record
         return (
             *(recipe_stem(r), r.source, r.defense, r.preset, r.protocol),
-            *(r.architecture, r.parameters, r.comparable, r.note),
+            *(r.architecture, r.parameters, r.comparable, r.note, r.engine),
         )
 
     @property

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from frbench.attacks.spec import AttackSpec, Norm, format_length
 from frbench.audit import Audit, read_audits
-from frbench.errors import InputError
 from frbench.evaluation.cells import UNSEEN, Cell, ModelRecord
 from frbench.leaderboard import published, statistics
 from frbench.leaderboard.columns import columns_of
@@ -87,18 +86,6 @@ def build(
         paper=paper if any((t.dataset, t.threat_model) == task for t in tables) else None,
         robustbench=snapshot.info,
     )
-
-
-def single_table(board: Leaderboard) -> Table:
-    """The only table of a leaderboard, for uses that cannot show two protocols.
-
-    Raises:
-        InputError: the cells have several protocols; the message lists them.
-    """
-    if len(board.tables) != 1:
-        titles = "; ".join(table.title for table in board.tables) or "none"
-        raise InputError(f"one protocol is needed, the cells have {len(board.tables)}: {titles}")
-    return board.tables[0]
 
 
 def _frames(cells: Sequence[Cell]) -> list[_Frame]:
@@ -236,6 +223,7 @@ def _labels(groups: Sequence[Sequence[Single]]) -> list[str]:
     labels = _told_apart(labels, [record.preset for record in firsts])
     labels = _told_apart(labels, [record.protocol for record in firsts])
     labels = _told_apart(labels, [_changes(record) for record in firsts])
+    labels = _told_apart(labels, [f"engine {r.engine}" if r.engine else None for r in firsts])
     seeds = [
         f"seed {g[0].record.seed}" if len(g) == 1 and g[0].record.seed is not None else None
         for g in groups

@@ -83,6 +83,8 @@ def clean_robust(name: str, table: Table, paper: PaperTable2 | None) -> Chart | 
     )
     if published:
         caption += " Published points were measured by others, on all test images."
+        if any(not row.model.comparable for row in table.rows):
+            caption += " Rows with † are not comparable with them."
     if outside:
         caption += f" {outside} published points lie outside of the frame; the table has them."
     return Chart(name, title, caption, picture, _point_grid(measured, published, column))
@@ -120,7 +122,7 @@ def _measured(table: Table, column: Column) -> list[Point]:
             points.append(
                 Point(
                     key=str(place),
-                    label=row.label,
+                    label=row.label + ("" if row.model.comparable else " †"),
                     source="measured",
                     clean=clean.accuracy,
                     robust=robust.accuracy,

@@ -213,19 +213,21 @@ def _filters(table: Table) -> list[tuple[str, str, tuple[str, ...]]]:
 
 
 def _summary(table: Table) -> str:
-    """The first row in one sentence, with what it cannot be told apart from."""
+    """The first finished row in one sentence, with what it cannot be told apart from."""
     column = ranking_column(table)
-    if column is None or not table.rows or column.key not in table.rows[0].scores:
+    ranked = [row for row in table.rows if row.rank is not None]
+    first = next(iter(ranked or table.rows), None)
+    if column is None or first is None or column.key not in first.scores:
         return ""
-    first = table.rows[0]
     entry = score_entry(first.scores[column.key])
     detail = f" ({entry.detail})" if entry.detail else ""
     text = f"Highest under {column.label}: {first.label} with {entry.text} %{detail}."
-    if first.rank is None or len(table.rows) < 2:
+    if first.rank is None or len(ranked) < 2:
         return text
     tied = first.rank.worst - 1
     if not tied:
-        return f"{text} It is ahead of every other row at the 5 % level."
+        others = "every other row" if len(ranked) == len(table.rows) else "the other finished rows"
+        return f"{text} It is ahead of {others} at the 5 % level."
     rows = "the next row" if tied == 1 else f"{tied} other rows"
     return f"{text} On n = {table.n:,} images it cannot be told apart from {rows}."
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,7 @@ def _lowpass(name: str, content: Mapping[str, Any]) -> StudySection:
     found = {(e["model"], e["attack"], _filter_label(e["filter"])): e for e in entries}
     series = list(dict.fromkeys((e["model"], e["attack"]) for e in entries))
     kind, attack = first["filter"]["kind"], content["attack"]["name"]
+    attacked, adaptive = attack in {e["attack"] for e in entries}, content["adaptive"]
     numbers = [
         (
             Entry(model),
@@ -77,27 +78,29 @@ def _lowpass(name: str, content: Mapping[str, Any]) -> StudySection:
     ]
     data = content["data"]
     paper = paper_table1()
-    beside = bool(data) and data["dataset"] == paper.dataset and kind == "lowpass"
+    # The paper's attack does not see the filter.
+    beside = bool(data) and data["dataset"] == paper.dataset and kind == "lowpass" and not adaptive
     if beside:
-        numbers += _paper_rows(paper, labels)
+        numbers += _paper_rows(paper, labels, {e["attack"] for e in entries})
     title = {"lowpass": "Low-pass", "highpass": "High-pass", "bandpass": "Band-pass"}[kind]
-    way = "through the filter (adaptive)" if content["adaptive"] else "without the filter"
+    way = "through the filter (adaptive)" if adaptive else "without the filter"
     text = (
         f"Accuracy in percent when only some frequencies reach the model, n = {first['n']:,}"
-        f"{_of(data)}. {attack} images were crafted {way}; filtered images are "
-        f"{'clipped to' if first['filter']['clamp'] else 'not clipped to'} [0, 1]."
+        f"{_of(data)}. {f'{attack} images were crafted {way}. ' if attacked else ''}Filtered "
+        f"images are {'clipped to' if first['filter']['clamp'] else 'not clipped to'} [0, 1]."
     )
     if beside:
         text += (
             f" The paper's rows are its {paper.source.table}, of other networks: compare shapes."
         )
     header = ("Model", "Images", *labels)
-    grid = Grid(f"{title} filters: width of the block", header, tuple(numbers), text_columns=2)
+    remarks = paper.remarks if beside else ()
+    grid = Grid(f"{title} filters: width of the block", header, tuple(numbers), remarks, 2)
     charts = [
         _filter_chart(f"{name}-{i}", model, series, found, labels)
         for i, model in enumerate(dict.fromkeys(m for m, _ in series))
     ]
-    suffix = ", adaptive attack" if content["adaptive"] else ""
+    suffix = ", adaptive attack" if attacked and adaptive else ""
     where = f", {data['dataset']}" if data else ""
     return StudySection(name, f"{title} accuracy{where}{suffix}", text, grid, tuple(charts))
 
@@ -126,7 +129,9 @@ def _filter_chart(
     return Chart(name, model, "", picture, _EMPTY)
 
 
-def _paper_rows(paper: PaperTable1, labels: Sequence[str]) -> list[tuple[Entry, ...]]:
+def _paper_rows(
+    paper: PaperTable1, labels: Sequence[str], inputs: Collection[str]
+) -> list[tuple[Entry, ...]]:
     place = {str(width): i for i, width in enumerate(paper.bandwidths)}
     return [
         (
@@ -135,6 +140,7 @@ def _paper_rows(paper: PaperTable1, labels: Sequence[str]) -> list[tuple[Entry, 
             *(Entry(f"{row.accuracies[place[f]]:.2f}" if f in place else "-") for f in labels),
         )
         for row in paper.rows
+        if row.inputs in inputs
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from frbench.analysis.curves import ablation, curve_study, find_run, read_curve
+from frbench.analysis.curves import ablation, curve_study, read_curve, run_path
 from frbench.attacks import specs
 from frbench.errors import InputError
 from frbench.evaluation.cells import Cell, DataRange
@@ -115,10 +115,10 @@ def test_missing_and_damaged_metrics_are_named(tmp_path: Path) -> None:
 
 def test_a_run_is_found_by_path_or_name(tmp_path: Path) -> None:
     run = write_run(tmp_path / "quick-pgd_at-s0", [0.2])
-    assert find_run(str(run), tmp_path / "elsewhere") == run
-    assert find_run("quick-pgd_at-s0", tmp_path) == run
+    assert run_path(str(run), tmp_path / "elsewhere") == run
+    assert run_path("quick-pgd_at-s0", tmp_path) == run
     with pytest.raises(InputError, match="did you mean 'quick-pgd_at-s0'"):
-        find_run("quick-pgd_at-s1", tmp_path)
+        run_path("quick-pgd_at-s1", tmp_path)
 
 
 def cell(target: Target, defense: str, attack: str, verdicts: str, /, **changes: Any) -> Cell:

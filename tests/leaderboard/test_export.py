@@ -99,6 +99,29 @@ def test_an_unfinished_autoattack_is_refused_with_the_command_that_ends_it(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_fast_search_is_refused_by_its_name(
+    make_cell: CellMaker, model_record: RecordMaker, tmp_path: Path
+) -> None:
+    cells = [
+        make_cell(model_record("at_fr"), attack, "1" * N, precision="fp32 verdicts, fast search")
+        for attack in ("clean", "aa")
+    ]
+    root = stored(tmp_path / "r", *cells)
+    with pytest.raises(
+        InputError, match=r"measured with fp32 verdicts, fast search: .* needs fp32"
+    ):
+        export_robustbench(root, "at_fr", tmp_path / "out")
+
+
+def test_somebody_elses_model_is_not_ours_to_submit(
+    make_cell: CellMaker, model_record: RecordMaker, tmp_path: Path
+) -> None:
+    record = model_record("natural", target="natural", source="outside", defense=None)
+    root = stored(tmp_path / "r", *(make_cell(record, a, "1" * N) for a in ("clean", "aa")))
+    with pytest.raises(InputError, match="'natural' was not trained by frbench"):
+        export_robustbench(root, "natural", tmp_path / "out")
+
+
 def test_of_several_threat_models_the_usual_one_is_submitted(
     make_cell: CellMaker, model_record: RecordMaker, tmp_path: Path
 ) -> None:

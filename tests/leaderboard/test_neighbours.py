@@ -112,3 +112,22 @@ def test_a_robustbench_model_meets_its_own_claim() -> None:
     found = near(target="robustbench:Kang2021Stable", architecture="odd", source="outside")
     assert found.own_claim is not None
     assert found.own_claim.robust == 64.20
+
+
+@pytest.mark.parametrize(
+    ("target", "dataset", "norm", "eps", "robust"),
+    [
+        ("robustbench:L2/Wang2023Better_WRN-70-16", "cifar10", "L2", 0.5, 84.97),
+        ("robustbench:cifar100/Wang2023Better_WRN-70-16", "cifar100", "Linf", EPS, 42.66),
+    ],
+)
+def test_so_does_one_of_another_dataset_or_norm(
+    target: str, dataset: str, norm: Any, eps: float, robust: float
+) -> None:
+    model = record(target=target, source="outside", dataset=dataset)
+    found = find_neighbours(model, dataset, norm, eps, None, SNAPSHOT)
+    assert found.own_claim is not None and found.own_claim.robust == robust
+
+
+def test_a_file_of_that_name_has_no_claim() -> None:
+    assert near(target="file:Kang2021Stable", source="outside").own_claim is None

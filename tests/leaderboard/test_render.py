@@ -93,7 +93,8 @@ def test_every_number_of_the_json_stands_in_the_text(board: Leaderboard, form: s
 @pytest.mark.parametrize("form", ["table", "markdown", "latex"])
 def test_rows_of_the_text_show_their_own_numbers(board: Leaderboard, form: str) -> None:
     text = render(board, form)
-    for method in board.paper.rows if board.paper else ():
+    assert board.paper is not None
+    for method in board.paper.rows:
         line = next(
             line
             for line in text.splitlines()
@@ -224,6 +225,7 @@ def test_latex_escapes_every_special_character(board: Leaderboard) -> None:
         r"a\_b \& 50\% \#1 \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{} \$ "
         r"\textless{}\textbar{}\textgreater{}"
     )
+    assert latex_text("[x]") == "{[}x]"  # a row must not begin with an optional length
     text = render(board, "latex")
     assert r"odd\_name \& 50\%" in text
     assert text.isascii()

@@ -8,7 +8,8 @@ import pytest
 from frbench.attacks.columns import autoattack, pgd, specs
 from frbench.errors import InputError
 from frbench.evaluation.cells import Cell, CellStore, ModelRecord
-from frbench.leaderboard.table import build, leaderboard, single_table
+from frbench.leaderboard.rows import Leaderboard, Table
+from frbench.leaderboard.table import build, leaderboard
 
 CellMaker = Callable[..., Cell]
 RecordMaker = Callable[..., ModelRecord]
@@ -16,6 +17,11 @@ RecordMaker = Callable[..., ModelRecord]
 
 def vector(correct: int, n: int = 100) -> str:
     return "1" * correct + "0" * (n - correct)
+
+
+def single_table(board: Leaderboard) -> Table:
+    (table,) = board.tables
+    return table
 
 
 def row_cells(make: CellMaker, record: ModelRecord, counts: dict[str, int]) -> list[Cell]:
@@ -33,6 +39,25 @@ def test_columns_stand_in_order_of_strength(
     shuffled.append(make_cell(record, pgd(100), vector(54)))
     table = single_table(build(shuffled))
     assert [c.key for c in table.columns] == ["clean", "pgd20", "pgd100", "cw", "aa"]
+
+
+def test_a_part_of_autoattack_is_not_taken_for_the_whole(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    records = [model_record(name, digest=name[0] * 64) for name in ("pgd_at", "mart")]
+    cells = [
+        make_cell(record, attack, vector(correct))
+        for record in records
+        for attack, correct in (
+            ("pgd20", 55),
+            (autoattack(stages=("square",)), 65),
+            (autoattack(stages=("apgd-ce",)), 54),
+        )
+    ]
+    table = single_table(build(cells))
+    assert [c.key for c in table.columns] == ["aa-square", "pgd20", "aa-apgd-ce"]
+    assert table.ranked_by == "aa-apgd-ce"
+    assert not any(row.warnings for row in table.rows)
 
 
 def test_a_score_has_counts_interval_and_provenance(
@@ -120,8 +145,6 @@ def test_protocols_are_split_into_titled_tables(
         "svhn test images 0 to 99 (n = 100), Linf 8/255, fp32",
     ]
     assert all(t.rows[0].scores["pgd20"].n == t.n for t in board.tables)
-    with pytest.raises(InputError, match="one protocol is needed, the cells have 6"):
-        single_table(board)
 
 
 def test_a_smaller_table_uses_the_part_of_a_larger_cell(
@@ -202,6 +225,21 @@ def test_runs_with_changed_settings_are_no_seeds_of_the_same_recipe(
         "pgd_at (best)": (0, 1),
         "pgd_at (best) epochs=1": (2, 3),
         "pgd_at (best) epochs=2, lr=0.9": (4,),
+    }
+
+
+def test_runs_of_two_engines_are_no_seeds_of_one_row(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    records = [
+        model_record("pgd_at", seed=seed, digest=str(seed) * 64, engine=engine)
+        for seed, engine in enumerate((None, None, 3, 4, 4))
+    ]
+    rows = single_table(build([make_cell(r, "pgd20", vector(50)) for r in records])).rows
+    assert {row.label: row.seeds for row in rows} == {
+        "pgd_at (best)": (0, 1),
+        "pgd_at (best) engine 3": (2,),
+        "pgd_at (best) engine 4": (3, 4),
     }
 
 

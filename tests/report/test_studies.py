@@ -28,6 +28,32 @@ def test_lowpass_table_beside_the_papers(results: Path, make_page: Any) -> None:
     assert "natural (paper)" in text and "50.72" in text
 
 
+def lowpass(attacks: tuple[str, ...], *, adaptive: bool) -> FilterStudy:
+    entries = tuple(
+        FilteredAccuracy("robust", "f" * 64, attack, FrequencyFilter(width), "1110")
+        for attack in attacks
+        for width in (32, 16)
+    )
+    return FilterStudy(entries, specs()["pgd20"], adaptive, 0, 256, DATA)
+
+
+def test_an_adaptive_attack_is_not_set_beside_the_papers(results: Path, make_page: Any) -> None:
+    lowpass(("clean", "pgd20"), adaptive=True).save(results / "analysis")
+    text = make_page()
+    assert "pgd20 images were crafted through the filter (adaptive)" in text
+    assert "Low-pass accuracy, cifar10, adaptive attack" in text
+    assert "natural (paper)" not in text
+
+
+def test_without_an_attack_there_is_no_word_of_one(results: Path, make_page: Any) -> None:
+    lowpass(("clean",), adaptive=False).save(results / "analysis")
+    text = make_page()
+    assert "were crafted" not in text
+    assert "94.56" in text and "50.72" in text, "the paper's row of clean images"
+    assert "32.15" not in text, "its row under PGD-20"
+    assert "how the robust model was trained is not stated" in text
+
+
 def test_spectrum_is_set_beside_white_noise(results: Path, make_page: Any) -> None:
     bands = {
         "low": Estimate(0.625, 0.5, 0.75),
