@@ -45,11 +45,13 @@ def notes_of(
 
 
 def _daggers(rows: Sequence[Row]) -> list[str]:
-    """Why rows are not comparable; once where all of several have the same reason."""
-    reasons = [": ".join(filter(None, (INCOMPARABLE, row.model.note))) for row in rows]
-    if len(rows) > 1 and len(set(reasons)) == 1:
-        return [f"† all such rows: {reasons[0]}"]
-    return [f"† {row.label}: {reason}" for row, reason in zip(rows, reasons, strict=True)]
+    """Why rows are not comparable: each reason once, with the rows that have it."""
+    labels: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        labels[": ".join(filter(None, (INCOMPARABLE, row.model.note)))].append(row.label)
+    if len(labels) == 1 and len(rows) > 1:
+        return [f"† all such rows: {reason}" for reason in labels]
+    return [f"† {', '.join(own)}: {reason}" for reason, own in labels.items()]
 
 
 def _missing_seeds(row: Row, columns: Sequence[Column]) -> list[str]:

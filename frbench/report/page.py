@@ -165,7 +165,7 @@ def table_view(place: int, table: Table, sources: Sources) -> TableView:
             _row_view(i, row, table, gaps, costs) for i, row in enumerate(table.rows, start=1)
         ),
         filters=tuple(_filters(table)),
-        notes=_folded(grid.notes),
+        notes=grid.notes,
         charts=tuple(chart for chart in made if chart is not None),
         neighbours=tuple(neighbour_grids(board, table, None)),
     )
@@ -230,25 +230,6 @@ def _summary(table: Table) -> str:
         return f"{text} It is ahead of {others} at the 5 % level."
     rows = "the next row" if tied == 1 else f"{tied} other rows"
     return f"{text} On n = {table.n:,} images it cannot be told apart from {rows}."
-
-
-def _folded(notes: Sequence[str]) -> tuple[str, ...]:
-    """Daggers with the same reason become one note."""
-    daggers: dict[str, list[str]] = {}
-    kept: list[str] = []
-    for note in notes:
-        label, colon, reason = note.removeprefix("† ").partition(": not comparable")
-        if note.startswith("† ") and colon:
-            if reason not in daggers:
-                kept.append(f"†{reason}")
-            daggers.setdefault(reason, []).append(label)
-        else:
-            kept.append(note)
-    folded = {
-        f"†{reason}": f"† not comparable{reason} ({', '.join(labels)})"
-        for reason, labels in daggers.items()
-    }
-    return tuple(folded.get(note, note) for note in kept)
 
 
 def paper_grid(board: Leaderboard) -> Grid | None:

@@ -121,6 +121,19 @@ def test_a_run_is_found_by_path_or_name(tmp_path: Path) -> None:
         run_path("quick-pgd_at-s1", tmp_path)
 
 
+def test_a_defense_names_its_only_run(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "quick-pgd_at-s0-0123abcd", [0.2])
+    settings = {"defense": "pgd_at", "recipe": {"mechanisms": {}}}
+    (run / "run.json").write_text(json.dumps({"settings": settings, "finished": True}))
+    assert run_path("pgd_at", tmp_path) == run
+
+
+def test_a_name_may_look_like_a_formula(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a$b_$c", [0.2])
+    curve_study([run]).save(tmp_path)
+    assert "a$b_$c" in (tmp_path / "curves.svg").read_text()
+
+
 def cell(target: Target, defense: str, attack: str, verdicts: str, /, **changes: Any) -> Cell:
     identity = {"name": f"{defense}-run", "defense": defense, "digest": str((defense, changes))}
     record = target.record.model_copy(update={**identity, **changes})

@@ -108,6 +108,14 @@ def test_chunks_are_the_presets_unless_the_fastest_are_asked_for(
     assert json.loads(cell.read_text())["batch"] == chunk
 
 
+def test_a_name_that_looks_like_markup_is_printed_as_it_is(frbench, world, run_name) -> None:
+    odd = world / "runs" / "odd[bold]:smile:"
+    (world / "runs" / run_name).rename(odd)
+    ended = frbench("analyze", "curves", str(odd), "--out", str(world / "out"))
+    assert ended.code == 0, ended.err
+    assert odd.name in ended.out
+
+
 def test_a_gpu_that_vanishes_is_one_line(frbench, world, monkeypatch) -> None:
     class AcceleratorError(RuntimeError):
         """As torch's."""

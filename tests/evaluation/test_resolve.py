@@ -51,6 +51,13 @@ def test_an_unfinished_run_says_so_and_is_not_comparable(make_run: MakeRun) -> N
     assert record.note == "unfinished: 7 of 100 epochs"
 
 
+def test_a_run_tells_the_engine_that_trained_it(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(resolve("pgd_at", preset="smoke"))
+    assert run_target(run).record.engine is None, "before it was recorded"
+    run.write_info({**run.info(), "engine": 7})
+    assert run_target(run).record.engine == 7
+
+
 def test_only_changes_that_reach_the_weights_are_told(make_run: MakeRun) -> None:
     typed = {"swa.start_epoch": "80", "test_images": "100", "epochs": "100"}
     run = make_run(resolve("at_swa", preset="resnet18", overrides=typed), "best", "swa-best")

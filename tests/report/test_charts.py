@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 
+from frbench.evaluation.cells import Cell, ModelRecord
+from frbench.leaderboard.table import build
 from frbench.report import svg
-from frbench.report.charts import Point, learning_curve, pareto_front
+from frbench.report.charts import Point, clean_robust, learning_curve, pareto_front
 from frbench.report.sources import RunCurve
 
 
@@ -23,6 +26,26 @@ def test_front_keeps_what_nothing_beats() -> None:
 def test_equal_points_are_both_on_the_front() -> None:
     points = [_point("a", 80, 55), _point("b", 80, 55)]
     assert {p.key for p in pareto_front(points)} == {"a", "b"}
+
+
+def test_a_row_that_is_not_comparable_has_its_dagger_beside_the_papers(
+    make_cell: Callable[..., Cell], model_record: Callable[..., ModelRecord]
+) -> None:
+    records = [
+        model_record("pgd_at", digest="a" * 64),
+        model_record("quickie", digest="b" * 64, comparable=False),
+    ]
+    cells = [
+        make_cell(record, attack, verdicts)
+        for record in records
+        for attack, verdicts in (("clean", "1110"), ("pgd20", "1000"))
+    ]
+    board = build(cells)
+    chart = clean_robust("c", board.tables[0], board.paper)
+    assert chart is not None
+    labels = {row[1].text for row in chart.numbers.rows}
+    assert {"PGD-AT", "pgd_at (best)", "quickie (best) †"} <= labels
+    assert "Rows with † are not comparable with them" in chart.caption
 
 
 def test_learning_curve_shows_epochs_that_were_judged() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from frbench.evaluation.cells import CellStore
 from frbench.leaderboard.render import render
 from frbench.leaderboard.table import leaderboard
 from frbench.report import write_report
@@ -113,6 +114,26 @@ def test_same_input_same_page(shared_results: Path, page_text: str, tmp_path: Pa
 
 def test_page_is_small(page_text: str) -> None:
     assert len(page_text.encode()) < LIMIT / 8
+
+
+@pytest.mark.parametrize(
+    ("unfinished", "says"),
+    [
+        (False, "pgd_at (best) with 80.00 % (71.12-86.66). It is ahead of every other row at"),
+        (True, "pgd_at (best) with 80.00 % (71.12-86.66). It is ahead of the other finished rows"),
+    ],
+)
+def test_the_lead_claims_only_what_was_compared(
+    unfinished: bool, says: str, tmp_path: Path, make_cell: Any, model_record: Any
+) -> None:
+    store = CellStore(tmp_path / "results")
+    rows = [("pgd_at", "1" * 80 + "0" * 20), ("trades", "1" * 50 + "0" * 50)]
+    for name, verdicts in rows:
+        store.save(make_cell(model_record(name, digest=name[0] * 64), "pgd20", verdicts))
+    if unfinished:
+        store.save(make_cell(model_record("mart", digest="m" * 64), "pgd20", "1" * 90 + "." * 10))
+    text = write_report(tmp_path / "r.html", tmp_path / "results", tmp_path / "runs").read_text()
+    assert f"Highest under PGD-20: {says}" in text
 
 
 def test_dagger_marks_the_row_that_is_not_comparable(page_text: str) -> None:
