@@ -81,7 +81,7 @@ perf: $(READY) ## measure every speed claim, results in results/perf; PERF='--su
 	@$(BIN)/python -m tools.perf --device $(DEVICE) $(PERF)
 
 parity: $(READY) ## our verdicts against plain library calls, image by image
-	@$(BIN)/python tools/parity.py
+	@$(BIN)/python -m tools.parity
 
 doctor: $(READY) ## what this machine has and what is missing
 	@$(BIN)/frbench doctor

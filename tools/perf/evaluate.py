@@ -10,9 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torchattacks
-from pyautoattack import AutoAttack
-from torch import Tensor
 
 from frbench.attacks import AttackSpec, specs
 from frbench.attacks.columns import autoattack
@@ -23,6 +20,7 @@ from frbench.evaluation.search import Search
 from tools.perf.options import Options
 from tools.perf.report import Figure, Result, Table
 from tools.perf.timing import Candidate, interleave
+from tools.plain import plain_call
 
 NATURAL = "natural"
 SEED = 0
@@ -161,34 +159,8 @@ def _plain(target: Target, spec: AttackSpec, data: Dataset, options: Options, n:
     where = options.device.device
     images, labels = to_float(data.test.images[:n]).to(where), data.test.labels[:n].to(where)
     with _float32():
-        if spec.is_autoattack:
-            right = _plain_autoattack(target, spec, images, labels, options.batch)
-        else:
-            right = _plain_pgd(target, spec, images, labels, options.batch)
+        right = plain_call(target.model, spec, images, labels, batch=options.batch, seed=SEED)
     return "".join(str(int(robust)) for robust in right.tolist())
-
-
-def _plain_pgd(
-    target: Target, spec: AttackSpec, images: Tensor, labels: Tensor, batch: int
-) -> Tensor:
-    attack = torchattacks.PGD(target.model, eps=spec.eps, alpha=spec.step_size, steps=spec.steps)
-    right = []
-    for x, y in zip(torch.split(images, batch), torch.split(labels, batch), strict=True):
-        torch.manual_seed(SEED)
-        adversarial = attack(x, y)
-        with torch.no_grad():
-            right.append(target.model(adversarial).argmax(dim=1) == y)
-    return torch.cat(right)
-
-
-def _plain_autoattack(
-    target: Target, spec: AttackSpec, images: Tensor, labels: Tensor, batch: int
-) -> Tensor:
-    suite = AutoAttack(target.model, device=images.device, eps=spec.eps, seed=SEED)
-    if len(spec.stages) < 4:
-        suite.attacks_to_run = list(spec.stages)
-    _, predicted = suite.run_standard_evaluation(images, labels, batch_size=batch)
-    return torch.eq(predicted, labels)
 
 
 @contextlib.contextmanager
