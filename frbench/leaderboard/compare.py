@@ -12,7 +12,7 @@ from frbench.evaluation.cells import BROKEN, ROBUST, Cell, ModelRecord
 from frbench.leaderboard import statistics
 from frbench.leaderboard.columns import columns_of
 from frbench.leaderboard.rows import Column, Difference
-from frbench.leaderboard.scores import percent
+from frbench.leaderboard.scores import paired_difference, percent
 from frbench.leaderboard.selection import full_name, load_cells, pick, spec_id, task_of
 from frbench.names import unknown
 
@@ -195,7 +195,6 @@ def _compare_attack(
 def _paired(column: Column, a: Cell, b: Cell) -> AttackComparison:
     left, right = a.final_verdicts(), b.final_verdicts()
     counts = statistics.pair_counts(left, right)
-    low, high = statistics.paired_interval(counts)
     pairs = list(enumerate(zip(left, right, strict=True), a.data.start))
     return AttackComparison(
         column=column,
@@ -205,12 +204,7 @@ def _paired(column: Column, a: Cell, b: Cell) -> AttackComparison:
         accuracy_b=percent(b.accuracy),
         n_a=counts.n,
         n_b=counts.n,
-        difference=Difference(
-            points=percent(counts.difference),
-            low=percent(low),
-            high=percent(high),
-            p_value=statistics.mcnemar(counts),
-        ),
+        difference=paired_difference(counts),
         test=MCNEMAR,
         paired=PairedImages(
             start=a.data.start,

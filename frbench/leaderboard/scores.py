@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from frbench.attacks.spec import AA_STAGES
 from frbench.evaluation.cells import Cell, ModelRecord
 from frbench.leaderboard import statistics
-from frbench.leaderboard.rows import CellRef, Column, Score
+from frbench.leaderboard.rows import CellRef, Column, Difference, Score
 from frbench.leaderboard.selection import Picked
 
 
@@ -48,6 +48,17 @@ def counted(
         stages=stages,
         stages_done=stages_done,
         cells=cells,
+    )
+
+
+def paired_difference(counts: statistics.PairCounts) -> Difference:
+    """Of two models on the same images, with its interval and McNemar's test."""
+    low, high = statistics.paired_interval(counts)
+    return Difference(
+        points=percent(counts.difference),
+        low=percent(low),
+        high=percent(high),
+        p_value=statistics.mcnemar(counts),
     )
 
 

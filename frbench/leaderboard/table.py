@@ -28,7 +28,14 @@ from frbench.leaderboard.rows import (
     Score,
     Table,
 )
-from frbench.leaderboard.scores import autoattack, counted, mean_cost, mean_score, percent, score_of
+from frbench.leaderboard.scores import (
+    autoattack,
+    counted,
+    mean_cost,
+    mean_score,
+    paired_difference,
+    score_of,
+)
 from frbench.leaderboard.selection import (
     Single,
     Task,
@@ -390,13 +397,7 @@ def _paired(a: Single, b: Single, key: str) -> Difference | None:
     counts = statistics.pair_counts(
         a.picked[key].cell.final_verdicts(), b.picked[key].cell.final_verdicts()
     )
-    low, high = statistics.paired_interval(counts)
-    return Difference(
-        points=percent(counts.difference),
-        low=percent(low),
-        high=percent(high),
-        p_value=statistics.mcnemar(counts),
-    )
+    return paired_difference(counts)
 
 
 def _neighbours(
