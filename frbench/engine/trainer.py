@@ -16,12 +16,13 @@ from torch import Tensor
 
 from frbench.data import DATASETS, Batches, Dataset, Split, derive_seed, holdout
 from frbench.data.types import held_out
-from frbench.engine.device import Device, Precision
+from frbench.engine.device import Device
 from frbench.engine.graphed import make_step, to_stderr
 from frbench.engine.judge import Judge, Judgement
 from frbench.engine.mechanisms.averages import averaged_tensors, empty_state, updates
 from frbench.engine.memory import out_of_memory
 from frbench.engine.plan import ENGINE_VERSION, Plan
+from frbench.engine.precision import training_precision
 from frbench.engine.run import Progress, RunFolder
 from frbench.engine.threads import chosen_by_user
 from frbench.errors import FrbenchError, InputError
@@ -65,11 +66,13 @@ class Trainer:
         notice: Callable[[str], None] = to_stderr,
     ) -> None:
         frame = plan.frame
-        device = dataclasses.replace(device, precision=_precision(plan, device, folder))
-        self.plan, self.device, self.folder = plan, device, folder
         check_sizes(plan, data.name, train=len(data.train), test=len(data.test))
         self._meta = _weights_meta(plan, data)
         self.model = initial_model(plan, self._meta, device)
+        shape = data.train.images.shape[1:]
+        precision = training_precision(plan, device, folder, self.model, shape, notice)
+        device = dataclasses.replace(device, precision=precision)
+        self.plan, self.device, self.folder = plan, device, folder
         train, validation = holdout(data.train, frame.validation_fraction)
         self.batches = _batches(train, plan, device, data, plan.seed)
         self._statistics_batches = _batches(
@@ -281,14 +284,6 @@ class Trainer:
                 "forward_units": self.plan.recipe.forward_units(),
             },
         }
-
-
-def _precision(plan: Plan, device: Device, folder: RunFolder) -> Precision:
-    """The one that was typed; else the one that the run began with, maybe on another machine."""
-    if plan.frame.precision != "auto":
-        return plan.frame.precision
-    began = folder.info().get("precision") if folder.begun() else None
-    return began if began in ("fp32", "bf16") else device.precision
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
