@@ -231,6 +231,7 @@ def _show_settings(plans: list[Plan], device: Device, *, chosen: bool) -> None:
     if not chosen:
         kind = "there is a GPU" if device.cuda else "there is no GPU"
         log.print(f"preset {plans[0].preset}: {kind}; --preset chooses another")
+    log.print(f"on {device.describe()}; precision=auto is {device.precision} here")
     for plan in plans:
         log.print(f"{plan.name} ({plan.protocol} protocol)")
         settings = plan.settings()

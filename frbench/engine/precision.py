@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,12 +68,12 @@ def blind_convolutions(model: nn.Module, shape: Sequence[int]) -> list[str]:
     """
     found: list[str] = []
 
-    def look(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if _has_blind_tap(module, inputs[0]):
+    def look(name: str, layer: nn.Conv2d, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if _has_blind_tap(layer, inputs[0]):
             found.append(name)
 
     hooks = [
-        module.register_forward_pre_hook(partial(look, name))
+        module.register_forward_pre_hook(partial(look, name, module))
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d)
     ]
@@ -90,7 +91,7 @@ def _has_blind_tap(convolution: nn.Conv2d, features: Tensor) -> bool:
     """A tap's gradient is the sum of what it sees: of ones, 0 says that it saw padding alone."""
     if convolution.padding_mode != "zeros":
         return False
-    how = convolution.stride, convolution.padding, convolution.dilation
+    how: Any = (convolution.stride, convolution.padding, convolution.dilation)
     taps = torch.ones(1, 1, *convolution.kernel_size, requires_grad=True)
     with torch.enable_grad():
         seen = functional.conv2d(torch.ones(1, 1, *features.shape[2:]), taps, None, *how)

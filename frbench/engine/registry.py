@@ -116,6 +116,8 @@ def _canonical(recipe: Recipe, known: Mapping[str, Defense], typed: str) -> Defe
         if composed.mechanism(mechanism.kind) is None:
             composed = composed + MECHANISMS[mechanism.kind]()
     # Mechanisms whose settings a file changed cannot be told by their kinds alone.
-    spelled = composed.same_training(recipe)
-    name = "+".join([recipe.base, *(m.kind for m in recipe.mechanisms)]) if spelled else typed
-    return Defense(name, recipe, f"composed: {name}")
+    if not composed.same_training(recipe):
+        return Defense(typed, recipe, f"composed: {typed}")
+    # The name tells all, the authors' own settings too: those of the base, however it was typed.
+    name = "+".join([recipe.base, *(m.kind for m in recipe.mechanisms)])
+    return Defense(name, composed, f"composed: {name}")

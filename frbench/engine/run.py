@@ -21,6 +21,7 @@ from torch import Tensor
 
 from frbench import storage
 from frbench.engine.plan import Plan
+from frbench.engine.source import source_digest
 from frbench.errors import InputError
 
 
@@ -152,8 +153,19 @@ def find_run(runs_dir: Path, plan: Plan) -> RunFolder | None:
     images (or any, if it wants none), else its own, to be resumed."""
     folders = [RunFolder(p.parent) for p in sorted(runs_dir.glob(f"*-{plan.trajectory}/run.json"))]
     serving = [f for f in folders if _serves(f.info()["settings"], plan)]
+    for folder in serving:
+        _check_source(folder, plan)
     own = (f for f in serving if f.name == plan.name)
     return next((f for f in serving if f.finished()), next(own, None))
+
+
+def _check_source(folder: RunFolder, plan: Plan) -> None:
+    """Raise InputError where the recipe's code has changed since: its numbers would be the old."""
+    if folder.info().get("recipe_source", now := source_digest(plan.recipe)) != now:
+        raise InputError(
+            f"{folder.path} was trained by other code of '{plan.recipe.base}': move that folder "
+            "away to train the present one, or undo the change"
+        )
 
 
 def _serves(settings: Mapping[str, Any], plan: Plan) -> bool:

@@ -24,6 +24,7 @@ from frbench.engine.memory import out_of_memory
 from frbench.engine.plan import ENGINE_VERSION, Plan
 from frbench.engine.precision import training_precision
 from frbench.engine.run import Progress, RunFolder
+from frbench.engine.source import source_digest
 from frbench.engine.threads import chosen_by_user
 from frbench.errors import FrbenchError, InputError
 from frbench.models import NORMALIZATIONS, Normalized, WeightsMeta, build_model, save_weights
@@ -271,6 +272,7 @@ class Trainer:
             "name": self.folder.name,
             "settings": self.plan.settings(),
             "engine": ENGINE_VERSION,
+            "recipe_source": source_digest(self.plan.recipe),
             "finished": finished,
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "data_sha256": self._data_digest,

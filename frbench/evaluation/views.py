@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from frbench.engine.mechanisms.averages import WeightAverage
 from frbench.engine.registry import parse_defense
 
 
@@ -20,10 +21,15 @@ def row_name(defense: str, view: str) -> str:
     if "-" in view:
         return defense
     found = parse_defense(defense)
-    plain = [m.kind for m in found.recipe.mechanisms if m.kind not in ("swa", "ema")]
-    if len(plain) == len(found.recipe.mechanisms):
+    mechanisms = found.recipe.mechanisms
+    average = next((m for m in mechanisms if isinstance(m, WeightAverage)), None)
+    if average is None:
         return defense
-    return parse_defense("+".join([found.recipe.base, *plain])).name
+    plain = found.recipe.rebuilt(mechanisms=tuple(m for m in mechanisms if m is not average))
+    shorter = parse_defense("+".join([plain.base, *(m.kind for m in plain.mechanisms)]))
+    if shorter.recipe.same_training(plain):
+        return shorter.name
+    return f"{defense} without {average.kind}"  # a file gave its mechanisms other settings
 
 
 def changes(changed: Sequence[str], view: str) -> list[str]:

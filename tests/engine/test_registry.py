@@ -6,8 +6,10 @@ import itertools
 
 import pytest
 
+from frbench.engine.plan import resolve
 from frbench.engine.registry import defenses, parse_defense
 from frbench.errors import InputError
+from frbench.evaluation.views import row_name
 
 SEVEN = {"pgd_at", "trades", "mart", "awp", "at_swa", "at_fr", "at_fr_swa"}
 
@@ -43,6 +45,16 @@ def test_a_canonical_name_means_itself():
         assert parse_defense(parse_defense(name).name).recipe.same_training(
             parse_defense(name).recipe
         )
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("at_fr+awp", "pgd_at+fr+awp"), ("at_swa+awp", "awp+swa"), ("at_fr+ema", "pgd_at+fr+ema")],
+)
+def test_one_name_is_one_training_in_the_authors_settings_too(one, other):
+    first, second = (resolve(name, preset="resnet18", protocol="original") for name in (one, other))
+    assert first.defense == second.defense
+    assert first.trajectory == second.trajectory
 
 
 @pytest.mark.parametrize(
@@ -128,3 +140,16 @@ def test_a_file_that_changes_a_mechanism_keeps_its_name_in_compositions(own_defe
     assert composed.name == "soft+ema"
     assert parse_defense(composed.name).recipe.mechanism("awp").gamma == 0.005
     assert parse_defense("trades+awp+ema").recipe.mechanism("awp").gamma == 0.01
+
+
+def test_plain_weights_bear_the_name_of_their_own_settings(own_defenses):
+    own_defenses(
+        strongfr=(
+            "from defenses.pgd_at import recipe as pgd_at\nfrom frbench.engine import *\n"
+            "recipe = pgd_at + FrequencyRegularization(weight=0.5) + StochasticWeightAveraging()\n"
+        )
+    )
+    assert row_name("at_fr_swa", "best") == "at_fr"
+    assert row_name("trades+awp+ema", "last") == "trades+awp"
+    assert row_name("strongfr", "swa-best") == "strongfr"
+    assert row_name("strongfr", "best") == "strongfr without swa"

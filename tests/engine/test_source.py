@@ -1,0 +1,46 @@
+"""A recipe whose code has changed is not served by the runs of the former code."""
+
+from __future__ import annotations
+
+import pytest
+
+from frbench.engine.device import find_device
+from frbench.engine.plan import resolve
+from frbench.engine.registry import parse_defense
+from frbench.engine.run import find_run
+from frbench.engine.source import source_digest
+from frbench.engine.trainer import Trainer, open_run
+from frbench.errors import InputError
+
+
+@pytest.fixture
+def mine(own_defenses):
+    """`mine(old, new)`: TRADES under another name, with a piece of its text replaced."""
+    text = own_defenses()["trades"].path.read_text().replace('base="trades"', 'base="mine"')
+
+    def write(old="", new=""):
+        assert old in text
+        own_defenses(mine=text.replace(old, new, 1) if old else text)
+        return parse_defense("mine").recipe
+
+    return write
+
+
+def test_code_counts_and_comments_do_not(mine):
+    known = source_digest(mine())
+    assert source_digest(mine('"""', '"""Another first word. ')) == known
+    assert source_digest(mine("class Trades", "# a comment\nclass Trades")) == known
+    assert source_digest(mine("self.beta *", "2 * self.beta *")) != known
+
+
+def test_a_changed_formula_is_not_reused(mine, small_digits, tmp_path):
+    mine()
+    plan = resolve("mine", preset="smoke")
+    trainer = Trainer(plan, small_digits, find_device("cpu"), open_run(tmp_path, plan))
+    trainer.folder.write_info(trainer._info(finished=True))
+    assert find_run(tmp_path, plan) is not None
+    mine("self.beta *", "2 * self.beta *")
+    changed = resolve("mine", preset="smoke")
+    assert changed.trajectory == plan.trajectory
+    with pytest.raises(InputError, match="was trained by other code of 'mine': move that folder"):
+        find_run(tmp_path, changed)
