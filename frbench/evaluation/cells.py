@@ -43,6 +43,7 @@ class ModelRecord(BaseModel):
     engine: int | None = Field(
         default=None, description="of a training: frbench's ENGINE_VERSION; None before it was kept"
     )
+    training_precision: str | None = Field(default=None, description="of a run: fp32 or bf16")
     comparable: bool = Field(default=True, description="may stand beside published numbers")
     extra_data: Literal["none", "synthetic", "extra", "unknown"] = "none"
     note: str = Field(default="", description="what the preset shortens, what the adapter saw")

@@ -130,6 +130,7 @@ def run_target(
         seed=settings["seed"],
         epoch=meta.extra["epoch"] + 1,
         engine=info.get("engine"),
+        training_precision=info.get("precision"),
         comparable=bool(preset and preset.comparable) and not (changed or unfinished),
         note="; ".join(filter(None, notes)),
         cost={k: v for k, v in info["cost"].items() if v is not None},

@@ -17,6 +17,12 @@ from frbench.leaderboard.rows import (
     Table,
 )
 
+_FACTS = {
+    "architecture": "Architecture",
+    "preset": "Preset",
+    "protocol": "Protocol",
+    "training_precision": "Trained in",
+}
 _COSTS = {
     "train_seconds": "Train s",
     "forward_units": "Fwd/step",
@@ -185,15 +191,18 @@ def _rank(row: Row) -> Entry:
 def model_grid(table: Table) -> Grid:
     """What was trained, how long, and how far the last checkpoint fell below the best."""
     named = {
-        field: [str(getattr(row.model, field) or "-") for row in table.rows]
-        for field in ("architecture", "preset", "protocol")
+        field: [str(getattr(row.model, field) or "-") for row in table.rows] for field in _FACTS
     }
-    shared = {field: v[0] for field, v in named.items() if len(v) > 1 and len(set(v)) == 1}
+    shared = {
+        field: values[0]
+        for field, values in named.items()
+        if len(set(values)) == 1 and (len(values) > 1 or field == "training_precision")
+    }
     shown = [field for field in named if field not in shared]
     costs = [key for key in _COSTS if any(key in row.cost for row in table.rows)]
     gaps = any(row.overfitting_gap for row in table.rows)
     header = (
-        *("Model", *(field.capitalize() for field in shown), "Params", "Epoch", "Seed"),
+        *("Model", *(_FACTS[field] for field in shown), "Params", "Epoch", "Seed"),
         *(["Overfitting"] if gaps else []),
         *(_COSTS[key] for key in costs),
     )
@@ -209,7 +218,11 @@ def model_grid(table: Table) -> Grid:
         )
         for i, row in enumerate(table.rows)
     )
-    notes = [f"{field} of every row: {value}" for field, value in shared.items() if value != "-"]
+    notes = [
+        f"{field.replace('_', ' ')} of every row: {value}"
+        for field, value in shared.items()
+        if value != "-"
+    ]
     if gaps:
         notes.append("Overfitting: best minus last checkpoint under PGD-20, percentage points")
     title = f"Models: {table.title}"

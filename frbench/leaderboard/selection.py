@@ -113,13 +113,14 @@ class Single:
     def recipe(self) -> tuple[object, ...]:
         """Equal for the seeds of one recipe, checkpoint left out.
 
-        A run's note names every setting that was changed on the command line; other engines train
-        other weights from the same settings.
+        A run's note names every setting that was changed on the command line; other engines and
+        precisions train other weights from the same settings.
         """
         r = self.record
         return (
             *(recipe_stem(r), r.source, r.defense, r.preset, r.protocol),
-            *(r.architecture, r.parameters, r.comparable, r.note, r.engine),
+            *(r.architecture, r.parameters, r.comparable, r.note),
+            *(r.engine, r.training_precision),
         )
 
     @property

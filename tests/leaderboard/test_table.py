@@ -8,6 +8,7 @@ import pytest
 from frbench.attacks.columns import autoattack, pgd, specs
 from frbench.errors import InputError
 from frbench.evaluation.cells import Cell, CellStore, ModelRecord
+from frbench.leaderboard.grids import model_grid
 from frbench.leaderboard.rows import Leaderboard, Table
 from frbench.leaderboard.table import build, leaderboard
 
@@ -241,6 +242,21 @@ def test_runs_of_two_engines_are_no_seeds_of_one_row(
         "pgd_at (best) engine 3": (2,),
         "pgd_at (best) engine 4": (3, 4),
     }
+
+
+def test_runs_in_two_precisions_are_no_seeds_of_one_row(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    records = [
+        model_record("pgd_at", seed=seed, digest=str(seed) * 64, training_precision=precision)
+        for seed, precision in enumerate(("fp32", "bf16", "bf16"))
+    ]
+    table = single_table(build([make_cell(r, "pgd20", vector(50)) for r in records]))
+    assert {row.label: row.seeds for row in table.rows} == {
+        "pgd_at (best) fp32": (0,),
+        "pgd_at (best) bf16": (1, 2),
+    }
+    assert "Trained in" in model_grid(table).header
 
 
 def test_the_last_checkpoint_is_that_of_the_same_run(
