@@ -122,6 +122,7 @@ class Reporter:
 
 
 def heading(cell: Cell, stage: str | None = None) -> str:
-    """`natural: AA`, or `natural: AA APGD-T` for a stage of AutoAttack."""
+    """`natural: AA`, `at_fr seed 1: AA`, or `natural: AA APGD-T` for a stage of AutoAttack."""
     part = f" {stage.upper()}" if stage and cell.attack.is_autoattack else ""
-    return f"{cell.model.name}: {cell.attack.label}{part}"
+    seed = "" if cell.model.seed is None else f" seed {cell.model.seed}"
+    return f"{cell.model.name}{seed}: {cell.attack.label}{part}"
