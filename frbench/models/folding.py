@@ -7,18 +7,25 @@ Equal up to the rounding of float32; on a CPU a gradient takes about three quart
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from frbench.models.normalization import Normalized
+from frbench.models.quick import PatchConv
+
+_CONVOLUTIONS = (nn.Conv2d.forward, PatchConv.forward)
+"""Forwards that are linear in `weight`, so that the weights can carry the norm's scale."""
 
 
 class Folded(nn.Module):
     """An eval-mode twin of `model` whose foldable BatchNorm layers are gone.
 
     The twin follows the model: `refresh` copies the weights that the model has now. Convolutions
-    without a BatchNorm behind them, and networks that cannot be traced, stay as they are.
+    without a BatchNorm behind them, pairs that compute something else than theirs (`_foldable`),
+    and networks that cannot be traced, stay as they are.
 
     Args:
         model: kept by reference; it is never changed.
@@ -52,12 +59,10 @@ class Folded(nn.Module):
         for name, module in self.net.named_modules():
             if name in folded_names or name not in modules:
                 continue
-            for own, original in zip(
-                [*module.parameters(recurse=False), *module.buffers(recurse=False)],
-                [*modules[name].parameters(recurse=False), *modules[name].buffers(recurse=False)],
-                strict=True,
-            ):
-                own.copy_(original)
+            originals = _tensors(modules[name])
+            for key, own in _tensors(module).items():
+                if key in originals:  # tracing keeps constants of the graph as buffers
+                    own.copy_(originals[key])
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits for images in [0, 1], as the model gives in eval mode."""
@@ -65,17 +70,28 @@ class Folded(nn.Module):
         return logits
 
 
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of this module alone, by name."""
+    return {
+        **dict(module.named_parameters(recurse=False)),
+        **dict(module.named_buffers(recurse=False)),
+    }
+
+
 def _without_batchnorm(net: nn.Module) -> tuple[nn.Module, list[tuple[str, str]]]:
     """A traced copy of `net` in which each conv-BatchNorm pair is one convolution with bias."""
     copied = copy.deepcopy(net).eval()
+    if _hooked(copied):
+        return copied, []  # a trace goes past the hooks of the outermost module
     try:
         graph = fx.GraphModule(copied, _Tracer().trace(copied))
-    except (fx.proxy.TraceError, TypeError, RuntimeError):
+    except Exception:  # networks assert and raise whatever they like where they meet a proxy
         return copied, []  # control flow that depends on the input: attack the network as it is
     modules = dict(graph.named_modules())
+    reads = _reads(graph)
     pairs = []
     for node in list(graph.graph.nodes):
-        pair = _pair(node, modules)
+        pair = _pair(node, modules, reads)
         if pair is None:
             continue
         conv, norm = pair
@@ -95,16 +111,64 @@ class _Tracer(fx.Tracer):
         return isinstance(m, nn.Conv2d) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _pair(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, str] | None:
+def _reads(graph: fx.GraphModule) -> Counter[int]:
+    """How often the graph calls each module and holds each parameter, by identity.
+
+    A parameter that is read beside its module's call counts again, as does one of two modules.
+    """
+    counts: Counter[int] = Counter()
+    for node in graph.graph.nodes:
+        if node.op == "call_module":
+            counts[id(graph.get_submodule(node.target))] += 1
+        elif node.op == "get_attr":
+            value = graph
+            for part in node.target.split("."):
+                value = getattr(value, part)
+            counts[id(value)] += 1
+    for module in graph.modules():
+        counts.update(id(tensor) for tensor in _tensors(module).values())
+    return counts
+
+
+def _pair(
+    node: fx.Node, modules: dict[str, nn.Module], reads: Counter[int]
+) -> tuple[str, str] | None:
     """Names of (convolution, BatchNorm) if `node` is a BatchNorm that alone reads a convolution."""
-    if node.op != "call_module" or not isinstance(modules.get(str(node.target)), nn.BatchNorm2d):
+    if node.op != "call_module" or len(node.args) != 1:
         return None
     source = node.args[0]
     if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) != 1:
         return None
-    if not isinstance(modules.get(str(source.target)), nn.Conv2d):
+    conv, norm = modules.get(str(source.target)), modules.get(str(node.target))
+    if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+        return None
+    if not _foldable(conv, norm):
+        return None
+    # What is used a second time must not carry the scale of the first.
+    held = [conv, norm, *_tensors(conv).values(), *_tensors(norm).values()]
+    if any(reads[id(thing)] != 1 for thing in held):
         return None
     return str(source.target), str(node.target)
+
+
+def _foldable(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
+    """Whether both compute what torch's own do from weights and running statistics of theirs."""
+    plain = (
+        getattr(conv.forward, "__func__", None) in _CONVOLUTIONS
+        and type(conv)._conv_forward is nn.Conv2d._conv_forward
+        and getattr(norm.forward, "__func__", None) is nn.BatchNorm2d.forward
+        and not any(is_parametrized(module) or _hooked(module) for module in (conv, norm))
+    )
+    return (
+        plain
+        and conv._parameters.get("weight") is not None
+        and None not in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    )
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether something runs before or after its forward, as spectral and weight norm do."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _widen(graph: fx.GraphModule, conv_name: str) -> None:

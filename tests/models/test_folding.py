@@ -103,3 +103,142 @@ def test_control_flow_that_cannot_be_traced_is_left_as_it_is():
     model = shaken(Normalized(Branching(), None)).eval()
     images = torch.rand(2, 1, 8, 8)
     assert torch.equal(Folded(model)(images), model(images))
+
+
+# --- pairs that compute something else than a convolution and its BatchNorm -----------------------
+
+
+class Standardized(nn.Conv2d):
+    """Weight standardisation: the scale of its weights does not reach its output."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        weight = weight / weight.std((1, 2, 3), keepdim=True)
+        return nn.functional.conv2d(x, weight, self.bias)
+
+
+class StandardizedInside(nn.Conv2d):
+    def _conv_forward(self, input, weight, bias):
+        return super()._conv_forward(input, weight / weight.norm(), bias)
+
+
+class One(nn.Module):
+    """A convolution, its BatchNorm and a second one whose pair can be folded."""
+
+    def __init__(self, conv=None, norm=None):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3) if conv is None else conv
+        self.bn = nn.BatchNorm2d(4) if norm is None else norm
+        self.other, self.other_bn = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return self.other_bn(self.other(self.bn(self.conv(x)).relu())).mean((2, 3))
+
+
+class ConvTwice(One):
+    def forward(self, x):
+        return self.bn(self.conv(x)).mean((2, 3)) + self.conv(x).relu().mean((2, 3))
+
+
+class NormTwice(One):
+    def forward(self, x):
+        return self.bn(self.other(self.bn(self.conv(x)).relu())).mean((2, 3))
+
+
+class WeightRead(One):
+    def forward(self, x):
+        return super().forward(x) + self.conv.weight.sum()
+
+
+class Tied(One):
+    def __init__(self):
+        super().__init__(conv=nn.Conv2d(4, 4, 1))
+        self.other.weight = self.conv.weight
+
+    def forward(self, x):
+        return super().forward(x.expand(-1, 4, -1, -1))
+
+
+class KeywordCall(One):
+    def forward(self, x):
+        return self.bn(input=self.conv(x)).mean((2, 3))
+
+
+class Asserting(One):
+    """As timm's vision transformers, which assert the size of their images."""
+
+    def forward(self, x):
+        assert isinstance(x.shape[-1], int)
+        return super().forward(x)
+
+
+class UnusedParameter(One):
+    def __init__(self):
+        super().__init__()
+        self.unused, self.used = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        return super().forward(x) * self.used
+
+
+def hooked(module, before=False):
+    if before:
+        module.register_forward_pre_hook(lambda _, inputs: (inputs[0].square(),))
+    else:
+        module.register_forward_hook(lambda _, __, output: output.abs())
+    return module
+
+
+def overridden(conv):
+    honest = conv.forward
+    conv.forward = lambda x: honest(x).abs()
+    return conv
+
+
+ODD = {
+    "weight standardisation": lambda: One(Standardized(1, 4, 3)),
+    "standardisation inside": lambda: One(StandardizedInside(1, 4, 3)),
+    "overridden forward": lambda: One(overridden(nn.Conv2d(1, 4, 3))),
+    "spectral norm": lambda: One(nn.utils.parametrizations.spectral_norm(nn.Conv2d(1, 4, 3))),
+    "spectral norm by hook": lambda: One(nn.utils.spectral_norm(nn.Conv2d(1, 4, 3))),
+    "weight norm": lambda: One(nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 4, 3))),
+    "convolution with a hook": lambda: One(hooked(nn.Conv2d(1, 4, 3))),
+    "convolution with a pre-hook": lambda: One(hooked(nn.Conv2d(1, 4, 3), before=True)),
+    "norm with a hook": lambda: One(norm=hooked(nn.BatchNorm2d(4))),
+    "norm with a pre-hook": lambda: One(norm=hooked(nn.BatchNorm2d(4), before=True)),
+    "network with a hook": lambda: hooked(One()),
+    "convolution called twice": ConvTwice,
+    "norm called twice": NormTwice,
+    "weight read beside its convolution": WeightRead,
+    "two convolutions of one weight": Tied,
+    "norm called by keyword": KeywordCall,
+    "norm without weights": lambda: One(norm=nn.BatchNorm2d(4, affine=False)),
+    "norm without statistics": lambda: One(norm=nn.BatchNorm2d(4, track_running_stats=False)),
+    "assertions about the images": Asserting,
+    "unused parameter": UnusedParameter,
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_the_twin_of_an_odd_network_is_the_same_function(what):
+    torch.manual_seed(0)
+    net = ODD[what]()
+    with torch.no_grad():  # else torch refuses to copy a network with spectral norm by a hook
+        for norm in (m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
+            if norm.affine:
+                norm.weight.uniform_(0.5, 1.5)
+                norm.bias.normal_(0, 0.3)
+        net.train()(torch.rand(8, 1, 8, 8))
+        model = Normalized(net, None).eval()
+        folded, images = Folded(model), torch.rand(4, 1, 8, 8)
+        torch.testing.assert_close(folded(images), model(images))
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+        folded.refresh()
+        torch.testing.assert_close(folded(images), model(images))
+
+
+def test_the_other_pair_of_an_odd_network_is_folded():
+    folded = Folded(Normalized(One(Standardized(1, 4, 3)), None).eval())
+    left = [name for name, m in folded.net.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    assert left == ["bn"]
