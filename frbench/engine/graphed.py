@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from frbench.engine.device import Device
+from frbench.engine.mechanisms.averages import WeightAverage
 from frbench.engine.recipe import Recipe
 from frbench.engine.settings import Frame
 from frbench.engine.step import TrainingStep
@@ -91,6 +92,7 @@ class GraphedStep(TrainingStep):
             return super().update(images, labels, noise, epoch)
         phase = self._phase(epoch)
         if phase not in self._graphs:
+            self._graphs.clear()  # a graph keeps its memory, and no phase comes back
             self._graphs[phase] = self._try_capture(images, labels, noise, epoch)
         captured = self._graphs[phase]
         if captured is None:
@@ -102,9 +104,14 @@ class GraphedStep(TrainingStep):
         return captured.loss.clone()
 
     def _phase(self, epoch: int) -> tuple[str, ...]:
-        """What is active: another set of mechanisms is another graph."""
+        """What is active in a step: another set of mechanisms is another graph.
+
+        An average only watches the weights after the step.
+        """
         return tuple(
-            m.kind for m in self.recipe.mechanisms if epoch >= getattr(m, "start_epoch", 0)
+            m.kind
+            for m in self.recipe.mechanisms
+            if not isinstance(m, WeightAverage) and epoch >= getattr(m, "start_epoch", 0)
         )
 
     def _try_capture(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from frbench.engine.device import Device
@@ -59,3 +60,34 @@ def test_a_step_that_cannot_be_captured_trains_as_the_plain_one(make_step, one_s
         assert torch.equal(one_step(step, seed=seed), one_step(plain, seed=seed))
     for ours, theirs in zip(step.model.parameters(), plain.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+class Replayed:
+    """As a captured graph that has nothing to do."""
+
+    def __init__(self, images, labels, noise):
+        self.images, self.labels, self.noise = images.clone(), labels.clone(), noise.clone()
+        self.graph, self.loss = self, torch.zeros(())
+
+    def replay(self):
+        pass
+
+
+@pytest.mark.parametrize(("name", "captures"), [("at_swa", 1), ("pgd_at+ema", 1), ("at_fr_swa", 2)])
+def test_an_average_that_starts_captures_nothing_anew(name, captures, model, one_step, monkeypatch):
+    """Of the smoke preset, in which SWA and FR start with epoch 2."""
+    plan = resolve(name, preset="smoke")
+    step = fastest_step(model, plan.recipe, plan.frame, DEVICE, 1)
+    taken = []
+
+    def capture(images, labels, noise, epoch):
+        assert not step._graphs, "the graph of the phase before keeps its memory"
+        taken.append(epoch)
+        return Replayed(images, labels, noise)
+
+    monkeypatch.setattr(step, "_capture", capture)
+    for epoch in range(4):
+        for seed in range(2):
+            one_step(step, epoch=epoch, seed=seed)
+    assert taken == [0, 2][:captures]
+    assert len(step._graphs) == 1
