@@ -58,6 +58,13 @@ def explained(error: Exception) -> int | None:
             "there once the GPU is back, or with --device cpu",
             1,
         )
+    if type(error).__name__ == "OutOfMemoryError":  # torch's as well
+        reason = str(error).strip().split(".")[0].split("\n")[0] or "out of memory"
+        return say(
+            f"{reason}: free the GPU, or use another with --device; what was saved is whole, and "
+            "the same command goes on from there",
+            1,
+        )
     return None
 
 

@@ -121,9 +121,21 @@ def estimate(
         device: where.
         steps: to time, of every phase (a mechanism that starts later begins another phase).
         notice: told when a faster path fails.
+
+    Raises:
+        FrbenchError: out of memory; names the batch size that would fit.
     """
     began = time.perf_counter()
     probe = _Probe(plan, data, device, notice)
+    with contextlib.suppress(torch.OutOfMemoryError):
+        return _measured(probe, steps, began)
+    # Outside the handler, whose traceback keeps the tensors alive.
+    raise probe.trainer.out_of_memory()
+
+
+def _measured(probe: _Probe, steps: int, began: float) -> Estimate:
+    """The estimate; `began` is when its measuring did."""
+    plan, device = probe.plan, probe.device
     average, epochs = plan.average, plan.frame.epochs
     startup, step_seconds = probe.phases(steps)
     train = sum(

@@ -95,6 +95,7 @@ class Trainer:
         Raises:
             Diverged: non-finite loss, or logits that collapsed to a constant.
             InputError: the checkpoint of the folder is damaged.
+            FrbenchError: out of memory; names the batch size that would fit.
         """
         self.device.prepare()
         self.resume()
@@ -106,10 +107,14 @@ class Trainer:
         else:
             exhausted = False
         if exhausted:  # outside the handler, whose traceback keeps the tensors alive
-            shape = self.batches.image_shape
-            raise out_of_memory(self.model, self.plan.recipe, self.plan.frame, self.device, shape)
+            raise self.out_of_memory()
         self.folder.write_info(self._info(finished=True))
         return self.folder
+
+    def out_of_memory(self) -> FrbenchError:
+        """The error to end with when memory ran out; trying what fits spoils the weights."""
+        shape = self.batches.image_shape
+        return out_of_memory(self.model, self.plan.recipe, self.plan.frame, self.device, shape)
 
     def _train(self, watcher: Watcher | None) -> None:
         """The epochs that are left, each ending with a checkpoint."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frbench.attacks import AttackSpec
+from frbench.errors import FrbenchError
 from frbench.evaluation.cells import ROBUST, UNSEEN, Cell
 
 _TARGETS = 9
@@ -104,7 +107,27 @@ def measure(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Spe
         images: float (n, c, h, w) in [0, 1].
         labels: int64 (n,).
         eps: L-infinity radius of the hint.
+
+    Raises:
+        FrbenchError: out of memory.
     """
+    with enough_memory(images):
+        return _measured(model, images, labels, eps)
+
+
+@contextlib.contextmanager
+def enough_memory(images: Tensor) -> Iterator[None]:
+    """Turn running out of memory with a few images into one line that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise FrbenchError(
+            f"out of memory on {images.device} while trying the model on {len(images)} images: "
+            "free the device or use another one; finished chunks are kept"
+        ) from None
+
+
+def _measured(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Speed:
     with torch.no_grad():
         model(images)  # the first pass also pays for start-up
         _wait(images)

@@ -193,9 +193,8 @@ def _runner(
     truth = labels[:_PROBE_IMAGES].to(device)
     name = target.record.name
     try:
-        numerics.correct(target.model, few, truth, classes=classes, name=name, seed=0)
-    except torch.OutOfMemoryError:
-        raise
+        with costs.enough_memory(few):
+            numerics.correct(target.model, few, truth, classes=classes, name=name, seed=0)
     except (RuntimeError, ValueError) as error:
         shape = "x".join(str(size) for size in few.shape[1:])
         reason = str(error).split("\n")[0]

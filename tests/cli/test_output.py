@@ -129,6 +129,19 @@ def test_a_gpu_that_vanishes_is_one_line(frbench, world, monkeypatch) -> None:
     assert "the GPU failed (CUDA error: device not ready): what was saved is whole" in ended.line
 
 
+def test_a_gpu_that_is_full_is_one_line(frbench, world, monkeypatch) -> None:
+    class OutOfMemoryError(RuntimeError):
+        """As torch's."""
+
+    def full(name: str, **_: object) -> None:
+        raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the notes")
+
+    monkeypatch.setattr("frbench.cli.work.find_device", full)
+    ended = frbench("train", "pgd_at", "--preset", "smoke")
+    assert ended.code == 1
+    assert "CUDA out of memory: free the GPU, or use another with --device" in ended.line
+
+
 def test_a_bug_keeps_its_traceback(frbench, world, monkeypatch) -> None:
     monkeypatch.setattr("frbench.cli.work.find_device", lambda *_, **__: [][0])
     with pytest.raises(IndexError):

@@ -16,6 +16,7 @@ from frbench.engine.estimate import estimate
 from frbench.engine.memory import largest_batch, out_of_memory
 from frbench.engine.plan import resolve
 from frbench.engine.step import TrainingStep
+from frbench.errors import FrbenchError
 from frbench.models import build_model
 
 CPU = find_device("cpu")
@@ -134,3 +135,17 @@ def test_out_of_memory_names_the_batch_that_would_fit():
     message = str(out_of_memory(*subject(), make_step=Hungry))
     assert "batch_size=32" in message and "batch_size=8 fits" in message and "\n" not in message
     assert "smaller ones do not fit" in str(out_of_memory(*subject(), make_step=Starved))
+
+
+def test_out_of_memory_while_estimating_names_the_batch_that_would_fit(monkeypatch):
+    honest = TrainingStep.__call__
+
+    def hungry(self, images, *args, **options):
+        if len(images) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return honest(self, images, *args, **options)
+
+    monkeypatch.setattr(TrainingStep, "__call__", hungry)
+    said = r"^out of memory on .* with batch_size=32; batch_size=4 fits now.*free the device$"
+    with pytest.raises(FrbenchError, match=said):
+        forecast("pgd_at")

@@ -395,6 +395,20 @@ def test_too_little_gpu_memory_halves_the_chunk_and_is_flagged(
     assert [flag.split(":")[0] for flag in cell.flags] == ["out-of-memory"]
 
 
+@pytest.mark.parametrize("gradients", [True, False])
+def test_no_memory_for_a_few_images_is_one_line(
+    gradients: bool, make_target: Callable[[nn.Module], Target], digits: Dataset, store: CellStore
+) -> None:
+    def full(logits: Tensor) -> Tensor:
+        if logits.requires_grad == gradients:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return logits
+
+    said = r"^out of memory on cpu while trying the model on 32 images: free the device .*kept$"
+    with pytest.raises(FrbenchError, match=said):
+        one(make_target(Odd(full)), pgd(2), digits, store)
+
+
 def test_autoattacks_warnings_become_flags(
     make_target: Callable[[nn.Module], Target], digits: Dataset, store: CellStore
 ) -> None:
