@@ -140,6 +140,11 @@ class Batches:
         return -(-len(self._labels) // self.batch_size)
 
     @property
+    def images(self) -> int:
+        """Images an epoch."""
+        return len(self._labels)
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one image."""
         _, channels, height, width = self._images.shape

@@ -149,7 +149,7 @@ def _measured(probe: _Probe, steps: int, began: float) -> Estimate:
         device=device.describe(),
         epochs=epochs,
         steps=len(probe.trainer.batches),
-        images_per_second=plan.frame.batch_size / slowest,
+        images_per_second=probe.trainer.batches.images / len(probe.trainer.batches) / slowest,
         startup_seconds=startup,
         train_seconds=train,
         judge_seconds=probe.judgement(slowest) * _judgements(plan),

@@ -272,7 +272,7 @@ class Trainer:
     def _info(self, *, finished: bool) -> dict[str, Any]:
         lines = self.progress.metrics
         seconds = sum(line["train_seconds"] for line in lines)
-        images = len(self.batches) * self.plan.frame.batch_size * len(lines)
+        images = self.batches.images * len(lines)  # the last batch of an epoch can be smaller
         return {
             "name": self.folder.name,
             "settings": self.plan.settings(),

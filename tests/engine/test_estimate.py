@@ -56,6 +56,8 @@ def test_a_forecast_counts_steps_judgements_and_passes(monkeypatch):
     # Two passes over the training images, of which two batches of 8 were timed.
     assert averaged.average_seconds == pytest.approx(2 * averaged.steps * 4 / 2)
     assert plain.average_seconds == 0
+    # 1293 images in 41 steps of four seconds, the last of which has few images.
+    assert plain.images_per_second == pytest.approx(1293 / 41 / 4)
 
 
 def test_where_a_small_step_is_long_little_is_timed(monkeypatch):

@@ -197,6 +197,14 @@ def test_run_folder_holds_settings_and_cost(trainer):
     assert info["cost"]["images_per_second"] > 0
 
 
+def test_speed_counts_every_image_once(trainer):
+    """Of 432 training images in batches of 25, the last one has 7."""
+    run = trainer(plan(batch_size=25))
+    cost = run.run().info()["cost"]
+    seconds = sum(line["train_seconds"] for line in run.progress.metrics)
+    assert cost["images_per_second"] == pytest.approx(432 * 3 / seconds, rel=1e-2)
+
+
 def test_weights_know_their_training_without_the_run(trainer):
     run = trainer(plan("at_fr_swa")).run()
     extra = load_weights(run.weights("swa-last"))[1].extra
