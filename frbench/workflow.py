@@ -21,7 +21,7 @@ from frbench.engine.estimate import Estimate, estimate
 from frbench.engine.plan import Plan
 from frbench.engine.presets import find_preset
 from frbench.engine.run import RunFolder, find_run
-from frbench.engine.trainer import Trainer, check_sizes, open_run
+from frbench.engine.trainer import Trainer, check_sizes, initial_model, open_run, weights_meta
 from frbench.errors import InputError
 from frbench.evaluation import Cell, CellStore, evaluate, run_target
 from frbench.evaluation.costs import measure
@@ -171,7 +171,7 @@ def _attack_seconds(columns: Sequence[Column], plan: Plan, data: Dataset, device
     """Expected seconds of some columns, from the speed of an untrained model."""
     if not columns:
         return 0.0
-    model = Trainer(plan, data, device, RunFolder(Path())).model.eval().requires_grad_(False)
+    model = initial_model(plan, weights_meta(plan, data), device).eval().requires_grad_(False)
     images = to_float(data.test.images[:32].to(device.device))
     labels = data.test.labels[:32].to(device.device)
     speed = measure(model, images, labels, eps=8 / 255)

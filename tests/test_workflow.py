@@ -234,6 +234,18 @@ def test_a_forecast_writes_nothing_and_ends_with_the_work(
     assert "attacks: about" in lines(attacks=True)[1]  # nothing of an unfinished run is attacked
 
 
+def test_a_forecast_reads_no_run_of_the_present_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run.json").write_text("no run of frbench")
+    monkeypatch.chdir(tmp_path)
+    plan = resolve("pgd_at", preset="smoke", overrides={"epochs": "2"})
+    found = workflow.forecast(
+        [plan], find_device("cpu"), tmp_path / "runs", n=N, store=CellStore(tmp_path / "results")
+    )
+    assert found.attack_seconds > 0
+
+
 def test_more_images_than_there_are_are_refused_before_the_training(
     bench: Callable[..., Bench], tmp_path: Path
 ) -> None:

@@ -68,7 +68,7 @@ class Trainer:
     ) -> None:
         frame = plan.frame
         check_sizes(plan, data.name, train=len(data.train), test=len(data.test))
-        self._meta = _weights_meta(plan, data)
+        self._meta = weights_meta(plan, data)
         self.model = initial_model(plan, self._meta, device)
         shape = data.train.images.shape[1:]
         precision = training_precision(plan, device, folder, self.model, shape, notice)
@@ -310,7 +310,8 @@ def initial_model(plan: Plan, meta: WeightsMeta, device: Device) -> Normalized:
     return device.place(model).train()  # type: ignore[return-value]
 
 
-def _weights_meta(plan: Plan, data: Dataset) -> WeightsMeta:
+def weights_meta(plan: Plan, data: Dataset) -> WeightsMeta:
+    """What the weights of a training of `plan` will say of themselves."""
     return WeightsMeta(
         architecture=plan.frame.architecture,
         classes=len(data.classes),
