@@ -72,7 +72,8 @@ def forecast(
         search: of the attacks.
 
     Raises:
-        InputError: more test images than there are, or a finished run without its weights.
+        InputError: more test images than there are, a finished run without its weights, or an
+            unfinished one with a damaged checkpoint.
     """
     trainings: dict[str, Estimate] = {}
     seconds = 0.0
@@ -82,13 +83,21 @@ def forecast(
             continue
         data = load_dataset(plan.frame.dataset)
         if run is None and plan.trajectory not in trainings:
-            trainings[plan.trajectory] = estimate(plan, data, device)
+            done = _epochs_done(runs_dir, plan)
+            trainings[plan.trajectory] = estimate(plan, data, device, epochs_done=done)
         if store is not None:
             columns = _columns(plan, data, n)
             if run is not None:
                 columns = _without_finished(columns, plan, run, data, store, search)
             seconds += _attack_seconds(columns, plan, data, device)
     return Forecast(tuple(trainings.values()), seconds)
+
+
+def _epochs_done(runs_dir: Path, plan: Plan) -> int:
+    """Epochs that a training of `plan` would not repeat; InputError at a damaged checkpoint."""
+    run = find_run(runs_dir, plan)
+    saved = run.load_checkpoint() if run is not None else None
+    return 0 if saved is None else saved[1].epochs_done
 
 
 def finished_run(runs_dir: Path, plan: Plan) -> RunFolder | None:

@@ -143,9 +143,32 @@ def test_a_training_killed_after_an_epoch_goes_on(
     (folder,) = (tmp_path / "runs").iterdir()
     assert not RunFolder(folder).finished() and len(RunFolder(folder).metrics()) == 1
     resumed = bench("at_swa", epochs="3")
+    assert f"{folder.name}: goes on after epoch 1 of 3\n" in resumed.said
     assert "epoch 2/3" in resumed.said and "epoch 1/3" not in resumed.said
     weights = load_file(resumed.runs[0].weights("swa-last"))
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_a_forecast_is_of_the_epochs_that_are_left(
+    bench: Callable[..., Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = resolve("pgd_at", preset="smoke", overrides={"epochs": "3"})
+
+    def killed(self: trainer.Trainer, epoch: int, loss: float) -> dict[str, Any]:
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return real(self, epoch, loss)
+
+    def found() -> tuple[int, ...]:
+        (one,) = workflow.forecast([plan], find_device("cpu"), tmp_path / "runs").trainings
+        return one.epochs, one.epochs_done
+
+    assert found() == (3, 0)
+    real = trainer.Trainer._finish_epoch
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainer.Trainer, "_finish_epoch", killed)
+        bench("pgd_at", epochs="3")
+    assert found() == (3, 2)
 
 
 @pytest.mark.usefixtures("few_stages")

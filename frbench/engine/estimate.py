@@ -41,6 +41,7 @@ class Estimate:
         name: of the run.
         device: for people.
         epochs: of the training.
+        epochs_done: by an unfinished run that goes on; seconds are of the others.
         steps: of one epoch.
         images_per_second: while training with every mechanism active.
         startup_seconds: first steps: compiling, capturing, choosing kernels.
@@ -55,6 +56,7 @@ class Estimate:
     name: str
     device: str
     epochs: int
+    epochs_done: int
     steps: int
     images_per_second: float
     startup_seconds: float
@@ -93,9 +95,10 @@ class Estimate:
         speed = self.images_per_second
         rate = f"{speed:.0f}" if speed >= 10 else f"{speed:.2g}"
         made_of = ", ".join(f"{name} {duration(s)}" for name, s in shares.items() if s >= 0.05)
+        left = f"{self.epochs - self.epochs_done} of " if self.epochs_done else ""
         return [
             self.summary(),
-            f"  {self.epochs} epochs of {self.steps} steps, {rate} images/s",
+            f"  {left}{self.epochs} epochs of {self.steps} steps, {rate} images/s",
             f"  {made_of}; measured in {self.measured_seconds:.1f} s",
         ]
 
@@ -106,9 +109,10 @@ def estimate(
     device: Device,
     *,
     steps: int = 20,
+    epochs_done: int = 0,
     notice: Callable[[str], None] = lambda _: None,
 ) -> Estimate:
-    """Forecast the training of `plan`; nothing is written.
+    """Forecast the training of `plan`, or what is left of it; nothing is written.
 
     On a CPU it measures for about `CPU_BUDGET` seconds, with fewer or smaller steps if need be, and
     first sets torch to the number of threads that trains fastest, unless OMP_NUM_THREADS is set.
@@ -120,13 +124,14 @@ def estimate(
         data: the dataset that the plan names.
         device: where.
         steps: to time, of every phase (a mechanism that starts later begins another phase).
+        epochs_done: by the run that will go on.
         notice: told when a faster path fails.
 
     Raises:
         FrbenchError: out of memory; names the batch size that would fit.
     """
     began = time.perf_counter()
-    probe = _Probe(plan, data, device, notice)
+    probe = _Probe(plan, data, device, notice, epochs_done)
     with contextlib.suppress(torch.OutOfMemoryError):
         return _measured(probe, steps, began)
     # Outside the handler, whose traceback keeps the tensors alive.
@@ -148,11 +153,12 @@ def _measured(probe: _Probe, steps: int, began: float) -> Estimate:
         name=plan.name,
         device=device.describe(),
         epochs=epochs,
+        epochs_done=probe.done,
         steps=len(probe.trainer.batches),
         images_per_second=probe.trainer.batches.images / len(probe.trainer.batches) / slowest,
         startup_seconds=startup,
         train_seconds=train,
-        judge_seconds=probe.judgement(slowest) * _judgements(plan),
+        judge_seconds=probe.judgement(slowest) * _judgements(plan, probe.done),
         average_seconds=probe.averaging() if average is not None else 0.0,
         memory=_memory(device),
         watts=watts,
@@ -164,9 +170,14 @@ class _Probe:
     """A trainer that is never run, whose parts are timed one by one."""
 
     def __init__(
-        self, plan: Plan, data: Dataset, device: Device, notice: Callable[[str], None]
+        self,
+        plan: Plan,
+        data: Dataset,
+        device: Device,
+        notice: Callable[[str], None],
+        done: int,
     ) -> None:
-        self.plan, self.device = plan, device
+        self.plan, self.device, self.done = plan, device, done
         if device.cuda:
             torch.cuda.reset_peak_memory_stats(device.device)
         self.trainer = Trainer(plan, data, device, RunFolder(Path(os.devnull)), notice)
@@ -177,7 +188,7 @@ class _Probe:
 
     def phases(self, steps: int) -> tuple[float, dict[int, float]]:
         """Seconds of starting up, and of a full step in each phase by its first epoch."""
-        starts = _phase_starts(self.plan)
+        starts = _phase_starts(self.plan, self.done)
         startup, measured = 0.0, {}
         count = steps
         if not self.device.cuda:
@@ -229,10 +240,11 @@ class _Probe:
         return seconds * (len(labels) + self.plan.frame.test_images) / len(labels[:n])
 
     def averaging(self) -> float:
-        """Seconds of all passes that the weight average makes over the training images."""
+        """Seconds of all passes that the weight average still makes over the training images."""
         average, frame, trainer = self.plan.average, self.plan.frame, self.trainer
         assert average is not None
-        passes = len(range(average.first_epoch(), frame.epochs, getattr(average, "cycle", 1)))
+        updated = range(average.first_epoch(), frame.epochs, getattr(average, "cycle", 1))
+        passes = sum(epoch >= self.done for epoch in updated)
         batches = [images[: self.images] for images, _, _ in islice(self._stream, 2)]
         seconds = _timed(
             self.device,
@@ -269,21 +281,24 @@ class _Probe:
                 yield batch.images, batch.labels, noise
 
 
-def _phase_starts(plan: Plan) -> list[int]:
-    """Epochs at which the work of a step changes; an average does not change it."""
-    starts = {0}
+def _phase_starts(plan: Plan, done: int) -> list[int]:
+    """The first epoch that is left, and those at which the work of a step changes.
+
+    An average does not change it.
+    """
+    starts = {done}
     for mechanism in plan.recipe.mechanisms:
         if mechanism is not plan.average:
-            starts.add(getattr(mechanism, "start_epoch", 0))
+            starts.add(max(done, getattr(mechanism, "start_epoch", 0)))
     return sorted(starts)
 
 
-def _judgements(plan: Plan) -> int:
-    """Judgements of the whole run; each also judges the average once there is one."""
+def _judgements(plan: Plan, done: int) -> int:
+    """Judgements of the epochs that are left; each also judges the average once there is one."""
     frame, average = plan.frame, plan.average
     judged = [
         epoch
-        for epoch in range(frame.epochs)
+        for epoch in range(done, frame.epochs)
         if (epoch + 1) % frame.validation_every == 0 or epoch + 1 == frame.epochs
     ]
     if average is None:

@@ -55,7 +55,8 @@ class Trainer:
         data: the dataset that the plan names.
         device: where.
         folder: of the run; resumed if it has a checkpoint.
-        notice: told, in one line, when a faster path fails and a slower one takes over.
+        notice: told, in one line, when a faster path fails and a slower one takes over, and after
+            which epoch the run goes on.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Trainer:
         self._test_judge = _test_judge(data, plan, device, notice)
         self.average_state = empty_state(self.model)
         self.progress = Progress()
+        self._notice = notice
         self._data_digest = data.train.sha256
 
     def run(self, watcher: Watcher | None = None) -> RunFolder:
@@ -149,6 +151,8 @@ class Trainer:
             for name, tensor in own.items():
                 tensor.copy_(tensors[name])
         self.folder.write_metrics(self.progress)
+        done, epochs = self.progress.epochs_done, self.plan.frame.epochs
+        self._notice(f"{self.folder.name}: goes on after epoch {done} of {epochs}")
 
     def _train_epoch(self, epoch: int, watcher: Watcher | None) -> float:
         """One pass over the training images; its mean loss is the only wait for the device."""

@@ -60,6 +60,24 @@ def test_a_forecast_counts_steps_judgements_and_passes(monkeypatch):
     assert plain.images_per_second == pytest.approx(1293 / 41 / 4)
 
 
+def test_epochs_that_are_done_cost_nothing(monkeypatch):
+    """On a clock on which every measurement takes one second; FR and SWA start with epoch 2."""
+    monkeypatch.setattr(module, "_timed", lambda device, work: (work(), 1.0)[1])
+    plan, data = resolve("at_fr_swa", preset="smoke"), load_dataset("digits")
+    whole, two, one, none = (
+        estimate(plan, data, CPU, steps=1, epochs_done=done) for done in (0, 2, 3, 4)
+    )
+    assert two.train_seconds == pytest.approx(2 * two.steps * 4)
+    assert one.train_seconds == pytest.approx(1 * two.steps * 4)
+    # Of six judgements four are left, then two; of two passes of the average two, then one.
+    assert two.judge_seconds == pytest.approx(whole.judge_seconds * 4 / 6)
+    assert one.judge_seconds == pytest.approx(whole.judge_seconds * 2 / 6)
+    assert two.average_seconds == pytest.approx(whole.average_seconds)
+    assert one.average_seconds == pytest.approx(whole.average_seconds / 2)
+    assert none.train_seconds == none.judge_seconds == none.average_seconds == 0
+    assert "  4 epochs of" in whole.lines()[1] and "  1 of 4 epochs of" in one.lines()[1]
+
+
 def test_where_a_small_step_is_long_little_is_timed(monkeypatch):
     """On a clock on which every measurement takes ten seconds."""
     timed = []
