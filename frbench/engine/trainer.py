@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -94,23 +95,26 @@ class Trainer:
     def run(self, watcher: Watcher | None = None) -> RunFolder:
         """Train to the last epoch, resuming where a former call stopped.
 
+        A resumed run takes the number of threads that it began with; torch's own comes back.
+
         Raises:
             Diverged: non-finite loss, or logits that collapsed to a constant.
             InputError: the checkpoint of the folder is damaged.
             FrbenchError: out of memory; names the batch size that would fit.
         """
         self.device.prepare()
-        self.resume()
-        self.folder.write_info(self._info(finished=False))
-        try:
-            self._train(watcher)
-        except torch.OutOfMemoryError:
-            exhausted = True
-        else:
-            exhausted = False
-        if exhausted:  # outside the handler, whose traceback keeps the tensors alive
-            raise self.out_of_memory()
-        self.folder.write_info(self._info(finished=True))
+        with _threads_restored():
+            self.resume()
+            self.folder.write_info(self._info(finished=False))
+            try:
+                self._train(watcher)
+            except torch.OutOfMemoryError:
+                exhausted = True
+            else:
+                exhausted = False
+            if exhausted:  # outside the handler, whose traceback keeps the tensors alive
+                raise self.out_of_memory()
+            self.folder.write_info(self._info(finished=True))
         return self.folder
 
     def out_of_memory(self) -> FrbenchError:
@@ -295,6 +299,17 @@ class Trainer:
                 "forward_units": self.plan.recipe.forward_units(),
             },
         }
+
+
+@contextlib.contextmanager
+def _threads_restored() -> Iterator[None]:
+    """Whatever follows in this process runs on as many threads as before."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -126,6 +126,23 @@ def test_resumed_run_takes_the_number_of_threads_that_it_began_with(trainer, mon
     assert taken == [7]
 
 
+def test_a_resumed_run_leaves_the_number_of_threads_as_it_was(trainer, monkeypatch):
+    with pytest.raises(Kill):
+        trainer(plan()).run(Killer(epoch=0))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    folder = trainer(plan()).folder
+    folder.write_info({**folder.info(), "threads": 7})
+    taken = [torch.get_num_threads()]
+    usual = taken[0]
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)  # seven real ones would be slow
+    monkeypatch.setattr(torch, "get_num_threads", lambda: taken[-1])
+    with pytest.raises(Kill):
+        trainer(plan()).run(Killer(epoch=1))
+    assert taken == [usual, 7, usual]
+    assert trainer(plan()).run().info()["threads"] == 7
+    assert taken == [usual, 7, usual, 7, usual]
+
+
 def test_one_seed_one_result_and_another_seed_another(trainer):
     first, again = trainer(plan(), "a").run(), trainer(plan(), "b").run()
     assert_equal_runs(first, again)
