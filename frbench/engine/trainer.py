@@ -176,11 +176,21 @@ class Trainer:
         norms = torch.stack(torch._foreach_norm(list(self.model.parameters())))
         if not math.isfinite(loss) or not torch.isfinite(norms).all():
             raise Diverged(
-                f"the loss or the weights of epoch {epoch} are not finite; {self.folder.path} "
-                f"keeps the last good checkpoint (epoch {self.progress.epochs_done}); "
-                "try a smaller lr"
+                f"the loss or the weights of epoch {epoch + 1} are not finite; {self._kept()}; "
+                f"try a smaller lr{self._or_precision()}"
             )
         return loss
+
+    def _kept(self) -> str:
+        """What a training that breaks off here leaves behind; epochs count from 1, as shown."""
+        done = self.progress.epochs_done
+        if done == 0:
+            return f"nothing was saved yet in {self.folder.path}"
+        return f"{self.folder.path} keeps the last good checkpoint (epoch {done})"
+
+    def _or_precision(self) -> str:
+        """A further remedy where bf16 may be to blame."""
+        return ", or precision=fp32" if self.device.precision == "bf16" else ""
 
     def _noisy_batches(self, epoch: int) -> Iterator[tuple[Any, Tensor]]:
         generator = torch.Generator(self.device.device)
@@ -225,9 +235,9 @@ class Trainer:
         late = epoch >= max(1, PATIENCE * self.plan.frame.epochs)
         if not kind and late and judgement.logit_std < COLLAPSED:
             raise Diverged(
-                f"the logits collapsed to a constant in epoch {epoch} (standard deviation "
-                f"{judgement.logit_std:.3f}); {self.folder.path} keeps the last good checkpoint; "
-                "start FR later (fr.start_epoch), or try a smaller lr or weight"
+                f"the logits collapsed to a constant in epoch {epoch + 1} (standard deviation "
+                f"{judgement.logit_std:.3f}); {self._kept()}; start FR later (fr.start_epoch), or "
+                f"try a smaller lr or weight{self._or_precision()}"
             )
         prefix = f"{kind}-" if kind else ""
         if judgement.robust > self.progress.best.get(kind, -1.0):

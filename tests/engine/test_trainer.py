@@ -234,22 +234,25 @@ def test_weights_know_their_training_without_the_run(trainer):
 
 
 def test_divergence_stops_and_the_last_good_checkpoint_stays(trainer, monkeypatch):
-    run = trainer(plan())
+    run = trainer(plan(precision="fp32"))
     with pytest.raises(Kill):
         run.run(Killer(epoch=0))
     before = tensors(run.folder)
-    broken = trainer(plan())
+    broken = trainer(plan(precision="fp32"))
     monkeypatch.setattr(type(broken.plan.frame), "learning_rate", lambda *_: 1e9)
-    with pytest.raises(Diverged, match=r"not finite.*last good checkpoint.*smaller lr"):
+    with pytest.raises(Diverged, match="of epoch 2 are not finite") as caught:
         broken.run()
+    kept = f"{run.folder.path} keeps the last good checkpoint (epoch 1); try a smaller lr"
+    assert str(caught.value).endswith(kept)
     after = tensors(run.folder)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert not run.folder.finished()
 
 
 def test_huge_learning_rate_diverges_before_anything_is_kept(trainer):
-    run = trainer(plan(lr=1e9))
-    with pytest.raises(Diverged, match="not finite"):
+    run = trainer(plan(lr=1e9, precision="fp32"))
+    said = r"of epoch 1 are not finite; nothing was saved yet in .*run; try a smaller lr$"
+    with pytest.raises(Diverged, match=said):
         run.run()
     assert run.folder.load_checkpoint() is None
 
@@ -271,9 +274,16 @@ def test_weights_ruined_by_the_last_step_are_never_kept(trainer, monkeypatch):
 
 def test_a_model_that_answers_a_constant_is_stopped(trainer):
     """An absurd weight decay does at once what FR does to a short schedule."""
-    run = trainer(plan(weight_decay=3))
-    with pytest.raises(Diverged, match=r"collapsed to a constant.*fr\.start_epoch"):
+    run = trainer(plan(weight_decay=3, precision="fp32"))
+    said = r"constant in epoch 2 .*last good checkpoint \(epoch 1\).*fr\.start_epoch.*weight$"
+    with pytest.raises(Diverged, match=said):
         run.run()
+
+
+@pytest.mark.parametrize("bad", [{"lr": 1e9}, {"weight_decay": 3}])
+def test_divergence_in_bf16_names_float32_as_a_remedy(trainer, bad):
+    with pytest.raises(Diverged, match=r", or precision=fp32$"):
+        trainer(plan(precision="bf16", **bad)).run()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "overwritten", "empty", "foreign"])
