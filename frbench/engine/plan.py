@@ -120,7 +120,8 @@ def resolve(
     found, chosen = parse_defense(defense), find_preset(preset)
     layers = _Layers(found.recipe)
     if protocol == "original":
-        architecture = str(chosen.overrides.get("architecture", Frame().architecture))
+        usual = str(chosen.overrides.get("architecture", Frame().architecture))
+        architecture = (overrides or {}).get("architecture", usual)
         layers.apply(found.recipe.original)
         layers.apply(found.recipe.original_for.get(architecture, {}))
         for mechanism in found.recipe.mechanisms:

@@ -114,6 +114,15 @@ def test_mart_has_settings_of_its_own_for_resnet18():
     assert settings(plan("mart", preset="resnet18"))["beta"] == 6.0
 
 
+def test_the_architecture_that_was_typed_decides_whose_original_settings_these_are():
+    typed = plan("mart", protocol="original", architecture="resnet18")
+    assert typed.frame == plan("mart", preset="resnet18", protocol="original").frame
+    assert typed.recipe.objective.beta == 5.0
+    assert typed.changed == ("architecture=resnet18",)
+    back = plan("mart", preset="resnet18", protocol="original", architecture="wrn-34-10")
+    assert back.frame == plan("mart", protocol="original").frame
+
+
 def test_later_layers_overrule_earlier_ones():
     assert plan("trades", protocol="original").frame.epochs == 76  # the recipe's authors
     quick = plan("trades", preset="quick", protocol="original")
