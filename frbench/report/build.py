@@ -14,6 +14,9 @@ from frbench.report.sources import read_sources
 
 log = logging.getLogger(__name__)
 LIMIT = 8_000_000
+_TITLE = b"<title>frbench report</title>"
+"""In the head of every report, by which an earlier one is told from a file that is none of ours."""
+_HEAD = 2_000
 
 
 def write_report(
@@ -27,7 +30,7 @@ def write_report(
     """Write one self-contained HTML file of everything in a results folder.
 
     Args:
-        output: the file; replaced when it is there.
+        output: the file; an earlier report there is replaced, any other file is refused.
         results_dir: folder that holds `cells/`, and perhaps `audits/` and `analysis/`.
         runs_dir: folder of run folders, for learning curves and the gallery.
         gallery: show images and their adversarial versions, a few seconds more.
@@ -54,8 +57,22 @@ def _check_output(output: Path) -> None:
     """Raise InputError now rather than after the work when `output` cannot be written."""
     if output.is_dir():
         raise InputError(f"cannot write {output}: it is a folder; name a file such as report.html")
+    if output.exists() and not _may_be_replaced(output):
+        raise InputError(
+            f"{output} is there already and is no report of frbench: name another file, or move "
+            "it away"
+        )
     folder = next((p for p in output.absolute().parents if p.exists()), Path("/"))
     if not folder.is_dir():
         raise InputError(f"cannot write {output}: {folder} is a file, not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"cannot write {output}: no permission to write in {folder}")
+
+
+def _may_be_replaced(path: Path) -> bool:
+    """Whether a file is an earlier report, or empty as `mktemp` leaves it."""
+    if not path.is_file():  # a device or a pipe: reading one may wait for ever
+        return False
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    return not head or _TITLE in head
