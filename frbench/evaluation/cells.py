@@ -6,7 +6,7 @@ it. Its key names all that can change its value; where and when it was made is k
 
 from __future__ import annotations
 
-import json
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -181,24 +181,53 @@ class CellStore:
         return path
 
     def all(self) -> list[Cell]:
-        """Every cell of the folder, in order of path; raises InputError at a corrupt one."""
-        return [read_cell(path) for path in sorted(self.folder.glob("*/*.json"))]
+        """Every sound cell of the folder, in order of path.
+
+        One damaged or foreign file must not hide all others: it is named on stderr and left out.
+        """
+        cells = []
+        for path in sorted(self.folder.glob("*/*.json")):
+            try:
+                cells.append(read_cell(path))
+            except InputError as error:
+                print(f"frbench: left out: {error}", file=sys.stderr)
+        return cells
 
 
 def read_cell(path: Path) -> Cell:
-    """Open one cell file; raises InputError that names the file when it is damaged."""
+    """Open one cell file, `<attack>-<key>.json`.
+
+    Raises:
+        InputError: it is damaged, or edited so that its key is another one; names file and place.
+    """
     try:
         cell = Cell.model_validate_json(path.read_text())
-    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        what = str(error).split("\n")[0]
-        raise InputError(f"damaged cell {path}: {what}; move it away to compute it again") from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise _damaged(path, _first(error)) from None
     if cell.schema_version != SCHEMA:
         raise InputError(
-            f"cell {path} has format {cell.schema_version}, this frbench reads {SCHEMA}"
+            f"cell {path} has format {cell.schema_version}, this frbench reads {SCHEMA}; "
+            "move it away to compute it again"
         )
     if not _sound(cell):
-        raise InputError(f"damaged cell {path}: verdicts do not match its range; move it away")
+        raise _damaged(path, "verdicts do not match its range")
+    if path.stem != f"{cell.attack.name}-{cell.key}":
+        raise _damaged(path, f"its settings have the key {cell.key}, not the one in its name")
     return cell
+
+
+def _damaged(path: Path, what: str) -> InputError:
+    return InputError(f"damaged cell {path}: {what}; move it away to compute it again")
+
+
+def _first(error: ValidationError | UnicodeDecodeError) -> str:
+    """Place and message of the first thing that is wrong, on one line."""
+    if isinstance(error, UnicodeDecodeError):
+        return str(error)
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    message = str(first["msg"]).split("\n")[0]
+    return f"{place}: {message}" if place else message
 
 
 def _sound(cell: Cell) -> bool:

@@ -35,10 +35,10 @@ class Picked:
 
 
 def load_cells(root: Path) -> list[Cell]:
-    """Every cell of a results folder.
+    """Every sound cell of a results folder; a damaged one is named on stderr and left out.
 
     Raises:
-        InputError: there are none yet, or one of them is damaged (it is named).
+        InputError: there are none yet.
     """
     store = CellStore(root)
     cells = store.all() if store.folder.is_dir() else []

@@ -67,7 +67,7 @@ def leaderboard(root: Path, *, each_seed: bool = False) -> Leaderboard:
         each_seed: one row a seed instead of mean and standard deviation.
 
     Raises:
-        InputError: no cells, or a damaged file.
+        InputError: no cells, or a damaged audit.
     """
     return build(load_cells(root), each_seed=each_seed, audits=read_audits(root))
 

@@ -24,10 +24,14 @@ def test_no_cells_yet(tmp_path: Path) -> None:
     assert "no cells yet" in _refused(tmp_path / "a.html", tmp_path / "empty")
 
 
-def test_damaged_cell_is_named(results: Path, tmp_path: Path) -> None:
-    path = next(results.glob("cells/*/*.json"))
+def test_damaged_cell_is_named_and_left_out(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = next(results.glob("cells/trades/aa-*.json"))
     path.write_text(path.read_text()[:-20])
-    assert str(path) in _refused(tmp_path / "a.html", results)
+    write_report(tmp_path / "a.html", results, tmp_path / "runs", gallery=False)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"frbench: left out: damaged cell {path}: Invalid JSON")
 
 
 @pytest.mark.parametrize("content", ["{", '{"target": "a", "digest": "b", "verdict": "maybe"}'])

@@ -1,0 +1,65 @@
+"""Cell files: what was edited or damaged is told as such, what was committed still opens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from frbench.errors import InputError
+from frbench.evaluation import Cell, CellStore, ModelRecord, read_cell
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def stored(
+    store: CellStore, make_cell: Callable[..., Cell], model_record: Callable[..., ModelRecord]
+) -> Path:
+    """The file of one cell."""
+    return store.save(make_cell(model_record("at_fr"), "pgd20", "1010"))
+
+
+def _edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c["model"].pop("digest"), "model.digest: Field required"),
+        (lambda c: c.update(batch=0), "batch: Input should be greater than or equal to 1"),
+        (lambda c: c.update(schema_version=2), "has format 2, this frbench reads 1"),
+        (lambda c: c["verdicts"].update({"pgd20": "1"}), "verdicts do not match its range"),
+        (lambda c: c["attack"].update(eps=0.1), "not the one in its name"),
+        (lambda c: c["model"].update(digest="0" * 64), "not the one in its name"),
+    ],
+)
+def test_a_damaged_or_edited_cell_names_the_place(stored: Path, change: Any, says: str) -> None:
+    _edit(stored, change)
+    with pytest.raises(InputError) as caught:
+        read_cell(stored)
+    assert says in str(caught.value) and str(stored) in str(caught.value)
+    assert str(caught.value).endswith("; move it away to compute it again")
+
+
+def test_a_foreign_file_hides_no_other_cell(
+    store: CellStore, stored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = stored.with_name("notes.json")
+    foreign.write_text('{"mine": 1}')
+    assert [cell.model.name for cell in store.all()] == ["at_fr"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"frbench: left out: damaged cell {foreign}: model: Field required")
+
+
+def test_every_committed_cell_opens_under_its_key() -> None:
+    paths = [p for p in (ROOT / "results").glob("*/cells/*/*.json") if "local" not in p.parts]
+    assert paths
+    for path in paths:
+        read_cell(path)
