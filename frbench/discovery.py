@@ -25,7 +25,13 @@ class BrokenModule:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.reason}"
+        return f"{shown(self.path)}:{self.line}: {self.reason}"
+
+
+def shown(path: Path | str) -> Path:
+    """A path as people read it: from the current folder where it lies below that."""
+    absolute, here = Path(path), Path.cwd()
+    return absolute.relative_to(here) if absolute.is_relative_to(here) else absolute
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from frbench.cli.outcome import plain_console
 from frbench.errors import InputError
@@ -32,20 +32,25 @@ def check(
         raise InputError("give one DEFENSE, or --all for every registered one")
     known, broken = defenses()
     chosen = list(known.values()) if defense is None else [parse_defense(defense)]
-    out, failed = plain_console(), bool(broken and every)
+    out, honest = plain_console(), []
     for found in chosen:
-        table = Table("check", "kept", "what was seen", title=found.name, title_justify="left")
-        for result in check_recipe(found):
-            failed |= not result.passed
+        seen = Column("what was seen", overflow="fold")  # nothing is cut on a narrow terminal
+        table = Table("check", "kept", seen, title=found.name, title_justify="left")
+        results = check_recipe(found)
+        for result in results:
             table.add_row(result.name, "yes" if result.passed else "NO", result.detail)
         out.print(table)
-    units = Table("recipe", "declared", "counted", "minimum", title="Forward units a step")
-    for cost in forward_units_table([found.name for found in chosen]):
-        units.add_row(cost.defense, str(cost.declared), f"{cost.counted:.2f}", str(cost.minimum))
-    out.print(units)
+        if all(result.passed for result in results):
+            honest.append(found.name)
+    if honest:  # a step that fails has no cost to count
+        units = Table("recipe", "declared", "counted", "minimum", title="Forward units a step")
+        for cost in forward_units_table(honest):
+            numbers = (str(cost.declared), f"{cost.counted:.2f}", str(cost.minimum))
+            units.add_row(cost.defense, *numbers)
+        out.print(units)
     for module in broken if every else ():
         out.print(f"cannot be used: {module}", soft_wrap=True)
-    if failed:
+    if len(honest) < len(chosen) or (every and broken):
         raise typer.Exit(1)
 
 

@@ -22,14 +22,16 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from frbench.data import Dataset, Split, load_dataset, to_float
+from frbench.discovery import shown
 from frbench.engine.device import Device, find_device
 from frbench.engine.outputs import Outputs
-from frbench.engine.plan import Plan, resolve
+from frbench.engine.plan import Plan, check_original, resolve
 from frbench.engine.recipe import Recipe
 from frbench.engine.registry import Defense, defenses
 from frbench.engine.run import RunFolder
 from frbench.engine.step import TrainingStep
 from frbench.engine.trainer import Trainer
+from frbench.errors import InputError
 from frbench.models import Normalized, build_model
 
 IMAGES = 24
@@ -138,7 +140,8 @@ def _run(name: str, check: Check, bench: Bench) -> CheckResult:
     except Exception as error:  # a user's loss may raise anything
         frame = traceback.extract_tb(error.__traceback__)[-1]
         own = _own_frame(error, bench.defense) or (frame.filename, frame.lineno)
-        problem = f"{own[0]}:{own[1]}: {type(error).__name__}: {str(error).splitlines()[0:1]}"
+        said = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+        problem = f"{shown(own[0])}:{own[1]}: {said}"
     return CheckResult(name, problem is None, problem or "kept")
 
 
@@ -150,9 +153,9 @@ def _own_frame(error: Exception, defense: Defense) -> tuple[str, int | None] | N
 
 
 def where(recipe: Recipe) -> str:
-    """File and line of the objective, `trades.py:25`."""
+    """File and line of the objective, `defenses/trades.py:25`."""
     kind = type(recipe.objective)
-    return f"{inspect.getsourcefile(kind)}:{inspect.getsourcelines(kind)[1]}"
+    return f"{shown(inspect.getfile(kind))}:{inspect.getsourcelines(kind)[1]}"
 
 
 def _short(recipe: Recipe) -> dict[str, str]:
@@ -165,6 +168,20 @@ def _few(data: Dataset) -> Dataset:
     """Enough images for some steps an epoch, few enough for a second of training."""
     train = Split(data.train.images[:TRAINED], data.train.labels[:TRAINED], data.train.sha256)
     return Dataset(data.name, train, data.test, data.classes)
+
+
+# --- the settings ---------------------------------------------------------------------------------
+
+
+def _original_can_be_used(bench: Bench) -> str | None:
+    """The common protocol never reads these settings, so that a typo would stay unseen."""
+    recipe = bench.defense.recipe
+    try:
+        check_original(recipe)
+    except InputError as error:
+        path = bench.defense.path or inspect.getfile(type(recipe.objective))
+        return f"{shown(path)}: {error}"
+    return None
 
 
 # --- the inner attack -----------------------------------------------------------------------------
@@ -287,6 +304,7 @@ def _resumes_bit_for_bit(bench: Bench) -> str | None:
 
 
 CHECKS: dict[str, Check] = {
+    "the authors' own settings can be used": _original_can_be_used,
     "attack stays in the eps ball and in [0, 1]": _stays_in_the_ball,
     "attack leaves no gradient on parameters": _leaves_no_gradient,
     "attack moves BatchNorm as declared": _moves_no_statistic,

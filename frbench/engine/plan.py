@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, get_args
@@ -18,7 +19,8 @@ from frbench.engine.recipe import Recipe
 from frbench.engine.registry import parse_defense
 from frbench.engine.settings import Frame
 from frbench.errors import InputError
-from frbench.names import unknown
+from frbench.models.architectures import check_architecture
+from frbench.names import lookup, unknown
 
 Protocol = Literal["common", "original"]
 ENGINE_VERSION = 4
@@ -137,6 +139,48 @@ def resolve(
     after, typed = _values(recipe, frame), (overrides or {}).items()
     changed = tuple(f"{k}={v}" for k, v in typed if k not in before or after[k] != before[k])
     return Plan(found.name, preset, protocol, seed, recipe, frame, changed)  # type: ignore[arg-type]
+
+
+def check_original(recipe: Recipe) -> None:
+    """Build the authors' settings of every architecture and mechanism that a recipe tells of.
+
+    Raises:
+        InputError: an unknown key, architecture or mechanism, or an impossible value; names the
+            field of the recipe and the key.
+    """
+    _check_layers("original", recipe, {})
+    for architecture, layer in recipe.original_for.items():
+        where = f'original_for["{architecture}"]'
+        with _told(where):
+            check_architecture(architecture)
+        _check_layers(where, recipe, layer)
+    for kind, layer in recipe.original_with.items():
+        where, whole = f'original_with["{kind}"]', recipe
+        with _told(where):
+            mechanism = lookup("mechanism", kind, MECHANISMS)()
+        if recipe.mechanism(kind) is None:
+            try:
+                whole = recipe + mechanism
+            except InputError:  # it never rides along here: an average beside another
+                continue
+        _check_layers(where, whole, layer)
+
+
+def _check_layers(where: str, recipe: Recipe, layer: Mapping[str, Any]) -> None:
+    with _told(where):
+        layers = _Layers(recipe)
+        layers.apply(recipe.original)
+        layers.apply(layer)
+        _check(*layers.built())
+
+
+@contextlib.contextmanager
+def _told(where: str) -> Iterator[None]:
+    """Let an error begin with the field of the recipe that it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 class _Layers:

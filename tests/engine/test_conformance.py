@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+import typer
 
+from frbench.cli.recipes import check
 from frbench.engine.conformance import CHECKS, check_recipe, forward_units_table
 from frbench.engine.registry import parse_defense
 
@@ -77,7 +79,7 @@ FAULTS = {
     "loss that raises": (
         loss("F.cross_entropy(outputs.adversarial_logits, outputs.labels[:3])"),
         "loss and gradients are finite",
-        r"mine\.py:10: ValueError",
+        r"mine\.py:10: ValueError: Expected input batch_size",
     ),
     "loss without labels": (
         loss("outputs.adversarial_logits.square().mean()")
@@ -133,6 +135,48 @@ def test_each_fault_is_seen_and_explained(own_defenses, fault):
     assert check in found
     assert re.search(said, found[check]), found[check]
     assert all("\n" not in detail for detail in found.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ('original={"weightdecay": 2e-4}', "original: unknown key .weightdecay.: did you mean"),
+        ('original={"lr": -1.0}', "original: impossible setting lr=-1.0"),
+        (
+            'original_for={"resnet18": {"weightdecay": 1}}',
+            r'original_for\["resnet18"\]: unknown key .weightdecay.: did you mean .weight_decay.',
+        ),
+        ('original_for={"resnet81": {}}', r'original_for\["resnet81"\]: unknown architecture'),
+        (
+            'original_with={"awp": {"awp.gama": 1}}',
+            r'original_with\["awp"\]: unknown key .awp.gama.: did you mean .awp.gamma.',
+        ),
+        ('original_with={"apw": {}}', r'original_with\["apw"\]: unknown mechanism .apw.'),
+    ],
+)
+def test_a_typo_in_the_authors_settings_is_a_broken_promise(own_defenses, settings, says):
+    own_defenses(mine=HEAD + HONEST + TAIL.replace("attack=ATTACK", f"attack=ATTACK, {settings}"))
+    check = "the authors' own settings can be used"
+    for name in ("mine", "mine+ema"):
+        (result,) = check_recipe(parse_defense(name), [check])
+        assert not result.passed
+        assert re.search(rf"mine\.py: {says}", result.detail), result.detail
+
+
+def test_a_broken_promise_is_printed_whole_and_costs_nothing_to_count(
+    own_defenses, tmp_path, monkeypatch, capsys
+):
+    body = loss("F.cross_entropy(outputs.nothing, outputs.labels) * 1.0")
+    own_defenses(mine=HEAD + body + TAIL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(typer.Exit):
+        check("mine")
+    said = capsys.readouterr().out
+    assert "Forward units a step" not in said and "…" not in said
+    seen = "".join(line.split("│")[3].strip() for line in said.splitlines() if "│" in line)
+    assert "defenses/mine.py:10:AttributeError" in seen.replace(" ", "")
+    assert "nothing" in seen and "[" not in seen.replace("[0, 1]", "")
 
 
 def test_forward_units_of_every_recipe_declared_counted_and_least():
