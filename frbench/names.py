@@ -13,9 +13,16 @@ _SHOWN = 12
 """Names that fit on a line."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """The error for a name that does not exist, naming the nearest known one."""
-    choices = sorted(set(known))
+def unknown(kind: str, name: str, known: Iterable[str], *, order: bool = True) -> InputError:
+    """The error for a name that does not exist, naming the nearest known one.
+
+    Args:
+        kind: of thing that the name was to be.
+        name: as typed.
+        known: the names that exist.
+        order: list them by the alphabet; otherwise as they come, the most telling ones first.
+    """
+    choices = sorted(set(known)) if order else list(dict.fromkeys(known))
     near = difflib.get_close_matches(name.lower(), choices, n=1, cutoff=0.5)
     if near:
         return InputError(f"unknown {kind} '{name}': did you mean '{near[0]}'?")

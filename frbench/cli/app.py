@@ -76,7 +76,9 @@ def train(
 def evaluate(
     targets: Annotated[
         list[str],
-        typer.Argument(metavar="TARGET...", help="A run, natural, file:PATH, robustbench:ID."),
+        typer.Argument(
+            metavar="TARGET...", help="A run, natural, file:PATH, robustbench:ID, timm:NAME."
+        ),
     ],
     attacks: AttackList = "clean,fgsm,pgd20,cw,aa",
     n: Annotated[int | None, typer.Option(min=1, help="Test images, from the first on.")] = None,

@@ -57,6 +57,12 @@ class RunFolder:
         names = [p.stem for p in self.path.glob("*.safetensors") if p.stem != "checkpoint"]
         return sorted(names, key=lambda n: ("-" in n, n))
 
+    def promised_views(self) -> list[str]:
+        """Views that this run has once it is finished."""
+        kinds = [k for k in ("swa", "ema") if k in self.info()["settings"]["recipe"]["mechanisms"]]
+        return [f"{prefix}{which}" for prefix in ("", *(f"{k}-" for k in kinds))
+                for which in ("best", "last")]  # fmt: skip
+
     def write_info(self, info: Mapping[str, Any]) -> None:
         storage.write_json(self.path / "run.json", info)
 
@@ -86,10 +92,7 @@ class RunFolder:
 
         A header tells how long its file must be, so a truncated file is seen without reading it.
         """
-        kinds = [k for k in ("swa", "ema") if k in self.info()["settings"]["recipe"]["mechanisms"]]
-        views = [f"{prefix}{which}" for prefix in ("", *(f"{k}-" for k in kinds))
-                 for which in ("best", "last")]  # fmt: skip
-        for path in map(self.weights, views):
+        for path in map(self.weights, self.promised_views()):
             try:
                 with safe_open(path, framework="pt"):
                     pass

@@ -7,6 +7,8 @@ that one finished run has trained, or a model from outside: `natural`, `file:PAT
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from frbench.evaluation.target import Target
 from frbench.evaluation.targets import adapters, is_outside, load_outside
 from frbench.evaluation.views import changes, headline_view, row_name
 from frbench.models import load_weights
+from frbench.models.outside import refuse_options
 from frbench.names import lookup, unknown
 
 RUNS = Path("runs")
@@ -45,25 +48,44 @@ def resolve_target(
 
     Raises:
         InputError: no such run, weights or adapter (with the nearest known), several runs of a
-            defense, or a damaged file.
+            defense or only unfinished ones, a damaged file, or an option that a run has no use for.
     """
     if not text.strip():
         raise InputError("an empty TARGET: name a run, natural or file:PATH")
-    name, _, view = text.partition("@")
-    for folder in (Path(name), runs_dir / name):
-        if (folder / "run.json").is_file():
-            return run_target(RunFolder(folder), view or None, device=device)
+    options = {"architecture": architecture, "normalization": normalization}
+    for name, view in _readings(text):
+        for folder in (Path(name), runs_dir / name):
+            if (folder / "run.json").is_file():
+                refuse_options(f"run {folder.name}", **options)
+                return run_target(RunFolder(folder), view, device=device)
     if is_outside(text):
         return load_outside(text, architecture, normalization=normalization, device=device)
-    if Path(name).exists():
-        raise InputError(
-            f"{name} is not a run (it has no run.json); for a weights file write file:{name}"
-        )
+    for name, _ in _readings(text):
+        if Path(name).exists():
+            raise InputError(
+                f"{name} is not a run (it has no run.json); for a weights file write file:{name}"
+            )
+    name, view = _readings(text)[-1]
     found = run_of(name, runs_dir)
     if found is not None:
+        refuse_options(f"run {found[0].name}", **options)
         return run_target(found[0], view or found[1], device=device)
-    runs = [p.parent.name for p in runs_dir.glob("*/run.json")]
-    raise unknown("target", text, [*runs, *adapters()])
+    runs = sorted(path.parent.name for path in runs_dir.glob("*/run.json"))
+    raise unknown("target", text, [*_outside_spellings(), *runs], order=False)
+
+
+def _readings(text: str) -> list[tuple[str, str | None]]:
+    """What a text may mean: all of it a name or a path, or `NAME@VIEW` (a view has no `/`)."""
+    name, at, view = text.rpartition("@")
+    return [(text, None), *([(name, view or None)] if at and "/" not in view else [])]
+
+
+def _outside_spellings() -> list[str]:
+    """`file:PATH`, `natural`, ...: as each adapter's text begins."""
+    found = adapters()
+    texts = {scheme: inspect.getdoc(adapter) or "" for scheme, adapter in found.items()}
+    leads = {scheme: re.match(r"`([^`]+)`", text) for scheme, text in texts.items()}
+    return [lead[1] if lead else f"{scheme}:..." for scheme, lead in leads.items()]
 
 
 def run_of(text: str, runs_dir: Path) -> tuple[RunFolder, str | None] | None:
@@ -71,27 +93,32 @@ def run_of(text: str, runs_dir: Path) -> tuple[RunFolder, str | None] | None:
 
     A run with an average also trained the defense without it: that is its view `best`, as `bench`
     has it, where the plain defense has no run of its own.
+
+    Raises:
+        InputError: several finished runs, or none but unfinished ones; names them.
     """
     try:
         defense = parse_defense(text).name
     except InputError:
         return None
     runs = [RunFolder(path.parent) for path in sorted(runs_dir.glob("*/run.json"))]
-    trained = [(run, str(run.info()["settings"].get("defense"))) for run in runs if run.finished()]
-    own = [run for run, name in trained if name == defense]
-    serving = own or [run for run, name in trained if _plain(name) == defense]
+    trained = [(run, str(run.info()["settings"].get("defense"))) for run in runs]
+    finished = [(run, name) for run, name in trained if run.finished()]
+    own = [run for run, name in finished if name == defense]
+    serving = own or [run for run, name in finished if row_name(name, "best") == defense]
     if len(serving) > 1:
         names = ", ".join(run.name for run in serving)
         raise InputError(f"'{text}' has {len(serving)} runs: name one of {names}")
-    return (serving[0], None if own else "best") if serving else None
-
-
-def _plain(defense: str) -> str:
-    """The defense that a run's plain weights are; its own name where the recipe is gone."""
-    try:
-        return row_name(defense, "best")
-    except InputError:
-        return defense
+    if serving:
+        return serving[0], None if own else "best"
+    begun = [run for run, name in trained if name == defense]
+    if begun:
+        far = "; ".join(f"{run.name}, {_epochs(run, run.info())}" for run in begun)
+        raise InputError(
+            f"'{text}' has no finished run ({far}): go on with the same 'frbench train', or name "
+            "the run"
+        )
+    return None
 
 
 def run_target(
@@ -107,8 +134,15 @@ def run_target(
     settings = info["settings"]
     if view is None:
         view = headline_view(settings["recipe"]["mechanisms"])
-    path = lookup(f"view of run {run.name}", view, {v: run.weights(v) for v in views})
-    model, meta = load_weights(path)
+    if view not in views and view in run.promised_views():
+        raise InputError(
+            f"{'damaged' if info.get('finished') else 'unfinished'} run {run.path}: it has no "
+            f"{view}.safetensors; name other weights of it, such as {run.name}@{views[0]}, or "
+            f"{'move it away and train again' if info.get('finished') else 'train on'}"
+        )
+    model, meta = load_weights(
+        lookup(f"view of run {run.name}", view, {v: run.weights(v) for v in views})
+    )
     model.to(device)
     preset = PRESETS.get(settings["preset"])
     unfinished = _unfinished(run, info)
@@ -142,4 +176,8 @@ def _unfinished(run: RunFolder, info: Mapping[str, Any]) -> str:
     """How far an unfinished run has come, for its row; empty for a finished one."""
     if info.get("finished"):
         return ""
-    return f"unfinished: {len(run.metrics())} of {info['settings']['frame']['epochs']} epochs"
+    return f"unfinished: {_epochs(run, info)}"
+
+
+def _epochs(run: RunFolder, info: Mapping[str, Any]) -> str:
+    return f"{len(run.metrics())} of {info['settings']['frame']['epochs']} epochs"

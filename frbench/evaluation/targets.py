@@ -139,10 +139,7 @@ def _told(training: Training, note: str) -> dict[str, object]:
     """What the row of a run would say, as far as its weights file knows."""
     preset = PRESETS.get(str(training.preset))
     changed = changes(training.changed, training.view)
-    try:
-        defense = row_name(str(training.defense), training.view)
-    except InputError:  # a recipe of somebody else
-        defense = str(training.defense)
+    defense = row_name(str(training.defense), training.view)
     return {
         "name": f"file:{defense}",
         "defense": defense,

@@ -6,21 +6,28 @@ from collections.abc import Sequence
 
 from frbench.engine.mechanisms.averages import WeightAverage
 from frbench.engine.registry import parse_defense
+from frbench.errors import InputError
+
+_AVERAGES = ("swa", "ema")
 
 
 def headline_view(mechanisms: dict[str, object]) -> str:
     """The view that a defense's row reports: its average's best weights, or simply the best."""
-    return next((f"{kind}-best" for kind in ("swa", "ema") if kind in mechanisms), "best")
+    return next((f"{kind}-best" for kind in _AVERAGES if kind in mechanisms), "best")
 
 
 def row_name(defense: str, view: str) -> str:
     """The defense that a view of a run stands for: without its average, that of the plain weights.
 
-    `at_fr_swa` at view `best` is `at_fr`: the same training, not averaged.
+    `at_fr_swa` at view `best` is `at_fr`: the same training, not averaged. Of a recipe that is not
+    here any more, only a composition such as `mine+swa` still tells this.
     """
     if "-" in view:
         return defense
-    found = parse_defense(defense)
+    try:
+        found = parse_defense(defense)
+    except InputError:
+        return "+".join(part for part in defense.split("+") if part not in _AVERAGES)
     mechanisms = found.recipe.mechanisms
     average = next((m for m in mechanisms if isinstance(m, WeightAverage)), None)
     if average is None:

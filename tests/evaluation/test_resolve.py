@@ -98,3 +98,72 @@ def test_an_existing_path_wins_over_a_defense(
 def test_an_empty_target_is_told_as_such(text: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"an empty TARGET: name a run, natural or file:PATH"):
         resolve_target(text, runs_dir=tmp_path)
+
+
+@pytest.mark.parametrize("option", ["architecture", "normalization"])
+def test_options_of_weights_from_outside_are_refused_for_runs(
+    option: str, make_run: MakeRun, tmp_path: Path
+) -> None:
+    """Otherwise they would be ignored without a word."""
+    run = make_run(resolve("pgd_at", preset="smoke"))
+    for text in (run.name, "pgd_at"):
+        with pytest.raises(InputError, match=f"'run {run.name}' brings its own {option}: leave"):
+            resolve_target(text, runs_dir=tmp_path / "runs", **{option: "none"})
+
+
+def test_a_folder_with_an_at_sign_in_its_path_is_a_target(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run(resolve("pgd_at", preset="smoke"), "best", "last")
+    elsewhere = tmp_path / "me@host" / run.name
+    elsewhere.parent.mkdir()
+    run.path.rename(elsewhere)
+    assert resolve_target(str(elsewhere)).record.target == run.name
+    assert resolve_target(f"{elsewhere}@last").record.target == f"{run.name}@last"
+    with pytest.raises(InputError, match="me@host is not a run"):
+        resolve_target(str(elsewhere.parent))
+
+
+@pytest.mark.parametrize(
+    ("recorded", "view", "name"),
+    [("gone", "best", "gone"), ("gone+ema", "best", "gone"), ("gone+ema", "ema-best", "gone+ema")],
+)
+def test_a_run_outlives_its_recipe(
+    recorded: str, view: str, name: str, make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run(resolve("pgd_at+ema", preset="smoke"), "best", "ema-best")
+    info = run.info()
+    info["settings"]["defense"] = recorded
+    run.write_info(info)
+    record = resolve_target(f"{run.name}@{view}", runs_dir=tmp_path / "runs").record
+    assert (record.name, record.defense) == (name, name)
+
+
+def test_a_defense_with_an_unfinished_run_only_says_so(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(resolve("pgd_at", preset="resnet18"), epochs=7)
+    with pytest.raises(InputError) as caught:
+        resolve_target("pgd_at", runs_dir=tmp_path / "runs")
+    assert str(caught.value) == (
+        f"'pgd_at' has no finished run ({run.name}, 7 of 100 epochs): "
+        "go on with the same 'frbench train', or name the run"
+    )
+
+
+def test_missing_weights_of_a_run_are_no_typo(make_run: MakeRun) -> None:
+    run = make_run(resolve("pgd_at+ema", preset="smoke"), "last")
+    for text in (str(run.path), f"{run.path}@best"):
+        with pytest.raises(InputError, match=r"damaged run .*best\.safetensors; name .*@last, or"):
+            resolve_target(text)
+    with pytest.raises(InputError, match="did you mean 'last'"):
+        resolve_target(f"{run.path}@lst")
+
+
+def test_an_unknown_target_lists_what_can_be_written_before_the_runs(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run(resolve("pgd_at", preset="smoke"))
+    with pytest.raises(InputError) as caught:
+        resolve_target("qqqq", runs_dir=tmp_path / "runs")
+    listed = str(caught.value).removeprefix("unknown target 'qqqq': known: ").split(", ")
+    assert {"natural", "robustbench:ID", "timm:NAME", "file:PATH"} <= set(listed[:-1])
+    assert listed[-1] == run.name
