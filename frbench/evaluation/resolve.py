@@ -21,7 +21,7 @@ from frbench.engine.run import RunFolder
 from frbench.errors import InputError
 from frbench.evaluation.cells import ModelRecord
 from frbench.evaluation.target import Target
-from frbench.evaluation.targets import adapters, is_outside, load_outside
+from frbench.evaluation.targets import adapters, is_outside, load_outside, refuse_broken
 from frbench.evaluation.views import changes, headline_view, row_name
 from frbench.models import load_weights
 from frbench.models.outside import refuse_options
@@ -70,6 +70,7 @@ def resolve_target(
     if found is not None:
         refuse_options(f"run {found[0].name}", **options)
         return run_target(found[0], view or found[1], device=device)
+    refuse_broken(text)
     runs = sorted(path.parent.name for path in runs_dir.glob("*/run.json"))
     raise unknown("target", text, [*_outside_spellings(), *runs], order=False)
 

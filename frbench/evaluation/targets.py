@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -57,6 +59,22 @@ def is_outside(text: str) -> bool:
     return text.partition(":")[0] in adapters()
 
 
+def refuse_broken(text: str) -> None:
+    """Raise InputError when the adapter of a target is a file that cannot be imported.
+
+    Such a file may say its scheme in its text; else its own name is taken for it.
+    """
+    scheme = text.partition(":")[0]
+    for module in discover("baselines")[1]:
+        said = re.search(r"""^SCHEME\b[^=]*=\s*["'](.+?)["']""", _source(module.path), re.MULTILINE)
+        if scheme in (module.path.stem, said and said[1]):
+            raise InputError(f"target '{text}' cannot be used: {module}")
+
+
+def _source(path: Path) -> str:
+    return path.read_text(errors="replace") if path.is_file() else ""
+
+
 def load_outside(
     text: str,
     architecture: str | None = None,
@@ -75,8 +93,10 @@ def load_outside(
         The target; its record's note says what was detected and how accurate it is.
 
     Raises:
-        InputError: unknown scheme, weights that do not fit, logits that make no sense.
+        InputError: unknown scheme, an adapter that cannot be imported (with file and line), weights
+            that do not fit, logits that make no sense.
     """
+    refuse_broken(text)
     scheme, _, reference = text.partition(":")
     adapter = lookup("kind of target", scheme, adapters())
     model = adapter.load(reference, architecture=architecture, normalization=normalization)

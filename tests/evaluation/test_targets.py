@@ -6,8 +6,9 @@ from torch import nn
 
 from frbench.data import Dataset, load_dataset
 from frbench.data.types import make_split
+from frbench.discovery import BrokenModule
 from frbench.errors import FrbenchError, InputError
-from frbench.evaluation import targets
+from frbench.evaluation import resolve_target, targets
 from frbench.evaluation.targets import adapters, is_outside, load_outside
 from frbench.models import WeightsMeta, build_model, save_weights
 
@@ -41,6 +42,18 @@ def test_adapters_are_found_by_scheme():
 def test_unknown_scheme_names_the_nearest():
     with pytest.raises(InputError, match="did you mean 'robustbench'"):
         load_outside("robustbensch:X")
+
+
+def test_a_broken_adapter_is_named_with_its_line(tmp_path, monkeypatch):
+    path = tmp_path / "mymodel.py"
+    path.write_text('SCHEME = "mine"\n\ndef load(:\n')
+    broken = (BrokenModule(path, 3, "syntax error: invalid syntax"),)
+    monkeypatch.setattr(targets, "discover", lambda package: ({}, broken))
+    for text in ("mymodel:x", "mine:x", "mine"):
+        with pytest.raises(InputError, match=rf"'{text}' cannot be used: .*mymodel\.py:3: syntax"):
+            resolve_target(text, runs_dir=tmp_path)
+    with pytest.raises(InputError, match="unknown target 'other:x'"):
+        resolve_target("other:x", runs_dir=tmp_path)
 
 
 def test_a_target_carries_all_that_a_cell_must_know(tmp_path, noise):
