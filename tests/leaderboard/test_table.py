@@ -359,14 +359,20 @@ def test_no_cells_yet_is_one_clear_line(tmp_path: Path, made: bool) -> None:
         leaderboard(root)
 
 
-def test_a_damaged_cell_is_named(
-    make_cell: CellMaker, model_record: RecordMaker, tmp_path: Path
+def test_a_damaged_cell_is_named_and_hides_no_other(
+    make_cell: CellMaker,
+    model_record: RecordMaker,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     store = CellStore(tmp_path)
     path = store.save(make_cell(model_record("pgd_at"), "pgd20", "1010"))
-    assert leaderboard(tmp_path).tables[0].n == 4
+    store.save(make_cell(model_record("mart"), "pgd20", "1011"))
+    assert len(single_table(leaderboard(tmp_path)).rows) == 2
+    assert capsys.readouterr().err == ""
     content = path.read_text()
     for damage in (content[:50], content.replace("1010", "10x0"), content.replace("1010", "101")):
         path.write_text(damage)
-        with pytest.raises(InputError, match=path.name):
-            leaderboard(tmp_path)
+        (row,) = single_table(leaderboard(tmp_path)).rows
+        assert row.model.name == "mart"
+        assert f"left out: damaged cell {path}" in capsys.readouterr().err
