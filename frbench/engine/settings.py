@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 
 def _one_is_many(value: Any) -> Any:
-    """A single milestone, `75`, as a tuple of one."""
+    """A single value, such as the milestone `75`, as a tuple of one."""
     return (value,) if isinstance(value, int | str) else value
 
 
@@ -20,7 +20,9 @@ class Frame(BaseModel):
 
     dataset: str = "cifar10"
     architecture: str = "wrn-34-10"
-    epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 100
+    epochs: Annotated[
+        int, Field(ge=1, le=1_000_000, description="passes over the training images")
+    ] = 100
     batch_size: Annotated[int, Field(ge=2, description="images a step")] = 128
     lr: Annotated[float, Field(gt=0, description="peak learning rate of SGD")] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1, description="of SGD, not Nesterov")] = 0.9
@@ -64,10 +66,12 @@ class Frame(BaseModel):
     ] = 0
     statistics_before: Annotated[
         tuple[Literal["clean", "adversarial"], ...],
+        BeforeValidator(_one_is_many),
         Field(description="extra BatchNorm-only forwards before the optimizer's step"),
     ] = ()
     statistics_after: Annotated[
         tuple[Literal["clean", "adversarial"], ...],
+        BeforeValidator(_one_is_many),
         Field(description="extra BatchNorm-only forwards after the optimizer's step"),
     ] = ()
     precision: Annotated[

@@ -137,6 +137,9 @@ def test_values_are_read_as_people_type_them():
     assert found.frame.milestones == (50, 80)
     assert found.recipe.mechanism("fr").weight == 0.2
     assert plan(milestones="60").frame.milestones == (60,)
+    assert plan(statistics_before="clean").frame.statistics_before == ("clean",)
+    both = plan(statistics_after="clean,adversarial").frame
+    assert both.statistics_after == ("clean", "adversarial")
 
 
 @pytest.mark.parametrize(
@@ -186,6 +189,8 @@ def test_key_of_a_mechanism_that_does_not_ride_along_is_unknown():
         ("pgd_at", {"attack__steps": "0"}, "attack.steps=0"),
         ("pgd_at", {"epochs": "0"}, "epochs=0"),
         ("pgd_at", {"epochs": "2.5"}, "epochs=2.5"),
+        ("pgd_at", {"epochs": "9" * 23}, "less than or equal to 1000000"),
+        ("pgd_at", {"statistics_before": "both"}, "statistics_before=both"),
         ("pgd_at", {"milestones": "75,100"}, "milestone 100 is beyond the last epoch 99"),
         ("pgd_at", {"lr": "1/0"}, "lr=1/0"),
         ("trades", {"beta": "-1"}, "beta=-1"),
