@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from frbench.cli.outcome import plain_console
+
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` does not need it
-    from frbench.cli.outcome import plain_console
-from frbench.data import Dataset
+    from frbench.data import Dataset
 
 DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="cifar10, cifar100, …")]
 Folder = Annotated[

@@ -84,11 +84,11 @@ def find_device(name: str = "auto", precision: str = "auto", compile_: Compile =
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InputError(f"unknown device '{name}'; use cpu or cuda") from None
+        raise InputError(f"unknown device '{name}'; use auto, cpu or cuda") from None
     if device.type == "cpu" and device.index is not None:
         raise InputError(f"device '{name}' is not possible: cpu has no index; use cpu")
     if device.type not in ("cpu", "cuda"):
-        raise InputError(f"device '{name}' is not supported; use cpu or cuda")
+        raise InputError(f"device '{name}' is not supported; use auto, cpu or cuda")
     if device.type == "cuda" and (not cuda or (device.index or 0) >= torch.cuda.device_count()):
         raise InputError(f"device '{name}' is not on this machine; 'frbench doctor' tells what is")
     if device.index is not None:  # streams and graphs belong to the current device

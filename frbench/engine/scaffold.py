@@ -71,7 +71,11 @@ def new_recipe(name: str, source: str) -> tuple[Path, Path]:
 def _check_name(name: str, taken: set[str]) -> None:
     if name in taken:
         raise InputError(f"'{name}' is taken; choose another name")
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+    if keyword.iskeyword(name):
+        raise InputError(
+            f"'{name}' cannot be a recipe's name: it is a Python keyword; choose another name"
+        )
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise InputError(
             f"'{name}' cannot be a recipe's name: use lower-case letters, digits and _, "
             "and begin with a letter"

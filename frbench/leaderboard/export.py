@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from frbench import storage
+from frbench.attacks.columns import specs
 from frbench.attacks.spec import AA_STAGES, AttackSpec, format_length
 from frbench.errors import InputError
 from frbench.evaluation.cells import Cell, ModelRecord
@@ -80,8 +81,11 @@ def export_robustbench(
     """
     cells = load_cells(root)
     digest = find_row(cells, row)
-    clean, aa = _measured([c for c in cells if c.model.digest == digest], row)
+    own = [c for c in cells if c.model.digest == digest]
     snapshot = published.robustbench()
+    _check_source(own[0].model, row)
+    _check_task(own, snapshot)
+    clean, aa = _measured(own, row)
     info = _model_info(clean, aa, paper or Paper(), snapshot)
     identity = "".join(
         c if c.isalnum() or c in "-_" else "_" for c in model_id or full_name(aa.model)
@@ -99,8 +103,7 @@ def export_robustbench(
 
 
 def _measured(cells: list[Cell], row: str) -> tuple[Cell, Cell]:
-    """The clean pass and AutoAttack on the whole test set; strongest refusal first."""
-    _check_source(cells[0].model, row)
+    """The clean pass and AutoAttack on the whole test set."""
     aa = _autoattack(cells, row)
     same = [c for c in cells if c.attack.eps == 0 and task_of(c) == task_of(aa)]
     clean = _full(same)
@@ -115,6 +118,29 @@ def _measured(cells: list[Cell], row: str) -> tuple[Cell, Cell]:
 def _check_source(model: ModelRecord, row: str) -> None:
     if model.defense is None:
         raise InputError(f"'{row}' was not trained by frbench: its authors submit it, not you")
+
+
+def _check_task(cells: list[Cell], snapshot: Snapshot) -> None:
+    """Refuse what RobustBench has no place for, before anyone measures more of it."""
+    measured = [c.attack for c in cells if c.attack.is_autoattack] or [specs()["aa"]]
+    dataset = cells[0].data.dataset
+    if not any(_has_task(snapshot, dataset, spec) for spec in measured):
+        raise _no_task(dataset, measured[0])
+
+
+def _has_task(snapshot: Snapshot, dataset: str, spec: AttackSpec) -> bool:
+    return any(
+        (e.dataset, e.threat_model) == (dataset, spec.norm)
+        and e.radius is not None
+        and abs(e.radius - spec.eps) < 1e-9
+        for e in snapshot.entries
+    )
+
+
+def _no_task(dataset: str, spec: AttackSpec) -> InputError:
+    return InputError(
+        f"RobustBench has no {dataset} entry under {spec.threat_model}: nothing to submit to"
+    )
 
 
 def _autoattack(cells: list[Cell], row: str) -> Cell:
@@ -162,18 +188,8 @@ def _refusal(cells: list[Cell], row: str) -> str:
 
 def _model_info(clean: Cell, aa: Cell, paper: Paper, snapshot: Snapshot) -> ModelInfo:
     model, spec = aa.model, aa.attack
-    task = [
-        e
-        for e in snapshot.entries
-        if (e.dataset, e.threat_model) == (aa.data.dataset, spec.norm)
-        and e.radius is not None
-        and abs(e.radius - spec.eps) < 1e-9
-    ]
-    if not task:
-        raise InputError(
-            f"RobustBench has no {aa.data.dataset} entry under {spec.threat_model}: "
-            "nothing to submit to"
-        )
+    if not _has_task(snapshot, aa.data.dataset, spec):
+        raise _no_task(aa.data.dataset, spec)
     spelling = [
         e.architecture
         for e in snapshot.entries

@@ -35,7 +35,7 @@ TYPED = [
     ("evaluate RUN --attacks pdg20", "unknown attack 'pdg20': did you mean 'pgd20'?"),
     ("evaluate RUN --stages apgd-tt", "unknown AutoAttack stage 'apgd-tt': did you mean 'apgd-t'?"),
     ("evaluate RUN --norm L3", "unknown norm 'L3'"),
-    ("evaluate RUN --device gpu", "unknown device 'gpu'; use cpu or cuda"),
+    ("evaluate RUN --device gpu", "unknown device 'gpu'; use auto, cpu or cuda"),
     ("evaluate RUN --device cpu:7", "device 'cpu:7' is not possible: cpu has no index; use cpu"),
     (f"{SMOKE} --device cpu:0", "device 'cpu:0' is not possible: cpu has no index; use cpu"),
     ("list defense", "unknown list 'defense': did you mean 'defenses'?"),
@@ -76,7 +76,7 @@ TYPED = [
     ("evaluate RUN@lst", "did you mean 'last'?"),
     ("evaluate cache", "cache is not a run (it has no run.json)"),
     ("evaluate file:/no/model.pt --arch resnet18", "no weights file /no/model.pt"),
-    ("export robustbench pgd_at", "RobustBench needs all four stages"),
+    ("export robustbench pgd_at", "RobustBench has no digits entry under Linf 8/255"),
     ("leaderboard --results-dir runs", "no cells yet in runs"),
     # how it is typed
     ("train", "missing argument 'DEFENSE'; see"),

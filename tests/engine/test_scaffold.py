@@ -53,7 +53,7 @@ def test_new_recipe_passes_its_checks_and_is_no_alias(own_defenses):
         ("_mine", "begin with a letter"),
         ("a-b", "lower-case letters"),
         ("../x", "lower-case letters"),
-        ("class", "cannot be a recipe's name"),
+        ("class", "'class' cannot be a recipe's name: it is a Python keyword"),
         ("", "cannot be a recipe's name"),
     ],
 )

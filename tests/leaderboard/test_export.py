@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from frbench.attacks import specs
+from frbench.attacks import autoattack, specs
 from frbench.errors import InputError
 from frbench.evaluation.cells import Cell, CellStore, ModelRecord
 from frbench.leaderboard.export import Paper, export_robustbench
@@ -159,3 +159,15 @@ def test_a_task_without_entries_is_refused(
         cell.data = cell.data.model_copy(update={"dataset": "svhn"})
     with pytest.raises(InputError, match="no svhn entry under Linf 8/255"):
         export_robustbench(stored(tmp_path / "r", *cells), "at_fr", tmp_path / "out")
+
+
+def test_no_command_is_advised_for_a_task_that_robustbench_has_not(
+    make_cell: CellMaker, model_record: RecordMaker, tmp_path: Path
+) -> None:
+    digits = make_cell(model_record("at_fr", dataset="digits"), "clean", "1" * 9)
+    with pytest.raises(InputError, match="no digits entry under Linf 8/255: nothing to submit to"):
+        export_robustbench(stored(tmp_path / "a", digits), "at_fr", tmp_path / "out")
+    odd = autoattack(eps=0.1, stages=["apgd-ce"])
+    cells = [make_cell(model_record("at_fr"), attack, "1" * 9) for attack in ("clean", odd)]
+    with pytest.raises(InputError, match=r"no cifar10 entry under Linf 0\.1: nothing to submit to"):
+        export_robustbench(stored(tmp_path / "b", *cells), "at_fr", tmp_path / "out")
