@@ -27,6 +27,7 @@ from frbench.engine.presets import find_preset
 from frbench.engine.run import RunFolder, find_run
 from frbench.errors import InputError
 from frbench.evaluation import Cell, CellStore
+from frbench.evaluation.provenance import deciding_versions
 from frbench.leaderboard.statistics import seed_summary, wilson
 
 BANDS = PROJECT_ROOT / "baselines" / "data" / "verify_bands.json"
@@ -305,7 +306,10 @@ def bench_command(plan: Plan, seeds: int) -> str:
 
 
 def _own(plan: Plan, cells: Iterable[Cell]) -> dict[str, Cell]:
-    """The complete cells of a plan's headline weights, attacked as `bench` does."""
+    """The complete cells of a plan's headline weights, attacked as `bench` would attack them now.
+
+    Cells of other library versions stay in the folder beside the present ones.
+    """
     images, autoattack_images = _sizes_of(plan)
     sizes = {"clean": images, "pgd20": images, "aa": autoattack_images}
     columns, batch = specs(), find_preset(plan.preset).evaluation_batch
@@ -314,6 +318,7 @@ def _own(plan: Plan, cells: Iterable[Cell]) -> dict[str, Cell]:
         for cell in cells
         if cell.complete
         and cell.precision == "fp32"
+        and cell.versions == deciding_versions(cell.attack, "exact")
         and cell.model.defense == plan.defense
         and cell.model.weights == "best"
         and _is_run_of(plan, cell.model.target.partition("@")[0])

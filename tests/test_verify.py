@@ -19,6 +19,7 @@ from frbench.engine.plan import Plan, resolve
 from frbench.engine.presets import PRESETS
 from frbench.errors import InputError
 from frbench.evaluation import Cell, CellStore, DataRange, ModelRecord
+from frbench.evaluation.provenance import deciding_versions
 
 
 def _plans(*seeds: int, **overrides: str) -> list[Plan]:
@@ -54,7 +55,7 @@ def _cells(plan: Plan, clean: int, pgd20: int, aa: int, **model: Any) -> list[Ce
                 attack=spec,
                 data=DataRange(dataset="digits", sha256="d" * 64, stop=n),
                 batch=256,
-                versions={"torch": "2.11.0"},
+                versions=deciding_versions(spec, "exact"),
                 verdicts=dict.fromkeys(spec.stages, "1" * right + "0" * (n - right)),
                 provenance={"device": "a CPU", "commit": "abc"},
             )
@@ -147,10 +148,11 @@ def test_cells_of_other_settings_do_not_count(measured, tmp_path: Path) -> None:
         {"attack": specs(norm="L2")["pgd20"]},
         {"seed": 1},
         {"batch": 32},
+        {"versions": {"torch": "1.0"}},
         {"data": DataRange(dataset="digits", split="train", sha256="d" * 64, stop=128)},
     ],
 )
-def test_cells_of_another_threat_model_seed_or_split_do_not_count(
+def test_cells_of_another_threat_model_seed_version_or_split_do_not_count(
     other: dict[str, Any],
 ) -> None:
     (plan,) = _plans(0)

@@ -40,7 +40,7 @@ def run(app: typer.Typer) -> int:
             raise
         return code
     if code == _INTERRUPTED:
-        return say("interrupted; the same command goes on from here", _INTERRUPTED)
+        return say("interrupted; what was finished is kept: run the same command", _INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 

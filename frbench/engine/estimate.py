@@ -29,8 +29,8 @@ CPU_BUDGET = 5.0
 SLOW = 1.0
 """Seconds of a step of `_SMALL` images, beyond which each phase is timed by one such step."""
 _SMALL = 8
-_JUDGE_UNITS = 43
-"""Forward units an image of a judgement: PGD-20, clean, adversarial, and the clean start."""
+_JUDGE_UNITS = 42
+"""Forward units an image of a judgement: PGD-20, and two passes that judge."""
 
 
 @dataclass(frozen=True)

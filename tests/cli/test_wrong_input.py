@@ -335,7 +335,7 @@ def test_an_interrupt_is_one_line(frbench, world, monkeypatch) -> None:
     monkeypatch.setattr(trainer.Trainer, "_train_epoch", interrupted)
     ended = frbench(*SMOKE.split(), "epochs=1")
     assert (ended.code, ended.out) == (130, "")
-    assert ended.line == "frbench: interrupted; the same command goes on from here"
+    assert ended.line == "frbench: interrupted; what was finished is kept: run the same command"
 
 
 def test_a_bug_keeps_its_traceback(world, monkeypatch) -> None:

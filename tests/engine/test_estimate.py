@@ -96,9 +96,9 @@ def test_where_a_small_step_is_long_little_is_timed(monkeypatch):
     found = forecast("at_fr")
     assert len(timed) == 2  # a step without FR, a step with it
     assert found.train_seconds == pytest.approx(found.epochs * found.steps * 40)
-    # An image of a judgement: 43 forwards, at 10 s for the forwards of a step of 8 images.
+    # An image of a judgement: 42 forwards, at 10 s for the forwards of a step of 8 images.
     units = resolve("at_fr", preset="smoke").recipe.forward_units()
-    assert found.judge_seconds == pytest.approx(4 * 100 * 43 * 10 / 8 / units)
+    assert found.judge_seconds == pytest.approx(4 * 100 * 42 * 10 / 8 / units)
 
 
 def test_long_durations_and_low_rates_can_be_read():
