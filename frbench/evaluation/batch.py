@@ -68,7 +68,7 @@ def fastest_batch(
     path = cache_root() / "batches" / f"{storage.canonical_digest(known)}.json"
     try:
         batch = int(json.loads(path.read_text())["batch"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or not what we wrote
         say(f"trying batches of {SIZES[0]} to {SIZES[-1]} images ...")
         batch = _climb(lambda n: _rate(target.model, n, shape, device, search))
         storage.write_json(path, {**known, "batch": batch})

@@ -116,30 +116,29 @@ def test_a_name_that_looks_like_markup_is_printed_as_it_is(frbench, world, run_n
     assert odd.name in ended.out
 
 
-def test_a_gpu_that_vanishes_is_one_line(frbench, world, monkeypatch) -> None:
-    class AcceleratorError(RuntimeError):
-        """As torch's."""
+@pytest.mark.parametrize(
+    ("kind", "message", "says"),
+    [
+        (
+            "AcceleratorError",
+            "CUDA error: device not ready\nCompile with TORCH_USE_CUDA_DSA",
+            "the GPU failed (CUDA error: device not ready): what was saved is whole",
+        ),
+        (
+            "OutOfMemoryError",
+            "CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the notes",
+            "CUDA out of memory: free the GPU, or use another with --device",
+        ),
+    ],
+)
+def test_a_gpu_that_fails_is_one_line(kind, message, says, frbench, world, monkeypatch) -> None:
+    def fail(name: str, **_: object) -> None:
+        raise type(kind, (RuntimeError,), {})(message)  # named as torch's
 
-    def vanish(name: str, **_: object) -> None:
-        raise AcceleratorError("CUDA error: device not ready\nCompile with TORCH_USE_CUDA_DSA")
-
-    monkeypatch.setattr("frbench.cli.work.find_device", vanish)
+    monkeypatch.setattr("frbench.cli.work.find_device", fail)
     ended = frbench("train", "pgd_at", "--preset", "smoke")
     assert ended.code == 1
-    assert "the GPU failed (CUDA error: device not ready): what was saved is whole" in ended.line
-
-
-def test_a_gpu_that_is_full_is_one_line(frbench, world, monkeypatch) -> None:
-    class OutOfMemoryError(RuntimeError):
-        """As torch's."""
-
-    def full(name: str, **_: object) -> None:
-        raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the notes")
-
-    monkeypatch.setattr("frbench.cli.work.find_device", full)
-    ended = frbench("train", "pgd_at", "--preset", "smoke")
-    assert ended.code == 1
-    assert "CUDA out of memory: free the GPU, or use another with --device" in ended.line
+    assert says in ended.line
 
 
 def test_a_bug_keeps_its_traceback(frbench, world, monkeypatch) -> None:

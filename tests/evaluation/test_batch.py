@@ -69,8 +69,9 @@ def test_what_was_found_is_remembered_for_this_device_model_and_search(target, c
     known[128] = 1.0
     assert fastest_batch(target, DIGIT, CPU, "exact", said.append) == 128 and not tried
     assert fastest_batch(target, DIGIT, CPU, "fast", said.append) == 64 and tried
-    path.write_text("{")
-    assert fastest_batch(target, DIGIT, CPU, "exact", said.append) == 64
+    for damage in ("{", "[]", "{}"):
+        path.write_text(damage)
+        assert fastest_batch(target, DIGIT, CPU, "exact", said.append) == 64
 
 
 @pytest.mark.parametrize("search", ["exact", "fast"])
