@@ -47,6 +47,9 @@ class PatchConv(nn.Conv2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Features (n, outputs, h / patch, w / patch), channels_last, of (n, inputs, h, w)."""
         patch, (n, channels, height, width) = self.stride[0], x.shape
+        kind = x.device.type
+        if torch.is_autocast_enabled(kind):  # the product casts; cast before, half the bytes move
+            x = x.to(torch.get_autocast_dtype(kind))
         rows, columns = height // patch, width // patch
         # Of channels_last images this is a view, and then one copy that moves whole pixels.
         pixels = x.permute(0, 2, 3, 1).reshape(n, rows, patch, columns, patch * channels)
@@ -79,7 +82,9 @@ class QuickNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (n, classes) for images (n, channels, h, w)."""
         features = self.stages(F.relu(self.bn(self.stem(x))))
-        logits: torch.Tensor = self.linear(features.mean((2, 3)))
+        # Unlike a mean's, the gradient of this pooling is channels_last, as every layer below.
+        pooled = F.avg_pool2d(features, features.shape[2:]).flatten(1)
+        logits: torch.Tensor = self.linear(pooled)
         return logits
 
 

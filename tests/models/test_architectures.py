@@ -80,6 +80,30 @@ def test_patches_are_a_convolution_with_their_stride():
         assert torch.allclose(one, other, rtol=0, atol=1e-11)
 
 
+def test_patches_are_cast_as_autocast_casts_the_operands_of_a_product():
+    conv, images = PatchConv(3, 5, patch=4), torch.rand(2, 3, 32, 24, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = conv(images)
+    rows = images.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 4, 5, 1).flatten(3)
+    weight = conv.weight.permute(0, 2, 3, 1).flatten(1)
+    expected = torch.nn.functional.linear(rows.bfloat16(), weight.bfloat16()).permute(0, 3, 1, 2)
+    assert features.dtype == torch.bfloat16 and torch.equal(features, expected)
+    leaves, direction = (images, conv.weight), torch.randn(expected.shape).bfloat16()
+    found = torch.autograd.grad(features, leaves, direction)
+    for one, other in zip(found, torch.autograd.grad(expected, leaves, direction), strict=True):
+        assert one.dtype == torch.float32 and torch.equal(one, other)
+
+
+def test_quick_averages_over_the_map_with_a_gradient_in_the_layout_of_the_layers_below():
+    net, maps, gradients = quick(10).eval(), [], []
+    net.stages.register_forward_hook(lambda _, inputs, output: maps.append(output))
+    net.stages.register_full_backward_hook(lambda _, below, above: gradients.append(above[0]))
+    logits = net(torch.rand(4, 3, 32, 32, requires_grad=True))
+    torch.testing.assert_close(logits, net.linear(maps[0].mean((2, 3))))
+    logits.sum().backward()
+    assert gradients[0].is_contiguous(memory_format=torch.channels_last)
+
+
 def test_normalization_is_inside_the_model_and_outside_its_state_dict():
     cifar = NORMALIZATIONS["cifar10"]
     model = build_model("quick", classes=10, normalization=cifar).eval()
