@@ -1,4 +1,4 @@
-"""What every test shares: one thread, real digits, made-up cells, the option `--defense NAME`."""
+"""What every test shares: one thread, one seed, real digits, made-up cells, the option `--defense NAME`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)  # on networks this small, more of them only wait for each other
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    """A test that draws weights sees the same ones alone, in any order and on any worker."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
