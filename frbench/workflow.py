@@ -77,7 +77,7 @@ def forecast(
     """
     trainings: dict[str, Estimate] = {}
     seconds = 0.0
-    for plan in sorted(plans, key=lambda p: p.average is None):
+    for plan in sorted(plans, key=lambda p: p.recipe.average is None):
         run = finished_run(runs_dir, plan)
         if run is not None and store is None:
             continue
@@ -262,7 +262,7 @@ def train_all(
 ) -> list[RunFolder]:
     """The runs of `plans`, in order; those with an average train first and serve both rows."""
     runs: dict[str, RunFolder] = {}
-    for plan in sorted(plans, key=lambda p: p.average is None):
+    for plan in sorted(plans, key=lambda p: p.recipe.average is None):
         runs[plan.name] = train(plan, device, runs_dir, console)
     return [runs[plan.name] for plan in plans]
 

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from frbench.analysis import estimates, output
 from frbench.analysis.estimates import Estimate
+from frbench.engine.mechanisms import AVERAGES
 from frbench.errors import InputError
 from frbench.evaluation.cells import Cell
 from frbench.evaluation.resolve import run_of
@@ -28,7 +29,6 @@ from frbench.names import unknown
 METRICS = "metrics.jsonl"
 SPLITS = {"val": "validation", "test": "test"}
 ABLATION = ("pgd_at", "at_swa", "at_fr", "at_fr_swa")
-AVERAGES = ("swa", "ema")
 _CHOOSE = "keep the cells of one suite in a results folder of their own"
 
 

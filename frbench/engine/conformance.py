@@ -160,7 +160,7 @@ def where(recipe: Recipe) -> str:
 
 def _short(recipe: Recipe) -> dict[str, str]:
     """Three epochs, judged once, with every mechanism on from the second."""
-    started = {f"{m.kind}.start_epoch": "1" for m in recipe.mechanisms if hasattr(m, "start_epoch")}
+    started = {f"{m.kind}.start_epoch": "1" for m in recipe.mechanisms}
     return {"epochs": "3", "validation_every": "3", "validation_images": "32", **started}
 
 

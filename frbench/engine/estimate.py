@@ -141,7 +141,7 @@ def estimate(
 def _measured(probe: _Probe, steps: int, began: float) -> Estimate:
     """The estimate; `began` is when its measuring did."""
     plan, device = probe.plan, probe.device
-    average, epochs = plan.average, plan.frame.epochs
+    average, epochs = plan.recipe.average, plan.frame.epochs
     startup, step_seconds = probe.phases(steps)
     train = sum(
         (end - start) * len(probe.trainer.batches) * step_seconds[start]
@@ -214,13 +214,13 @@ class _Probe:
 
     def run(self, steps: int, epoch: int) -> None:
         """Train the throwaway model."""
-        average, trainer = self.plan.average, self.trainer
+        average, trainer = self.plan.recipe.average, self.trainer
         lr = self.plan.frame.lr
         for images, labels, noise in islice(self._stream, steps):
             n = self.images
             trainer.step(images[:n], labels[:n], noise[:n], epoch=epoch, lr=lr)
-            if average is not None:
-                average.after_step(trainer.average_state, trainer.model, epoch)
+            if average is not None and average.active(epoch):
+                average.after_step(trainer.average_state, trainer.model)
 
     def judgement(self, step: float) -> float:
         """Seconds of one judgement, test images included, from a slice of its held-out images."""
@@ -241,15 +241,15 @@ class _Probe:
 
     def averaging(self) -> float:
         """Seconds of all passes that the weight average still makes over the training images."""
-        average, frame, trainer = self.plan.average, self.plan.frame, self.trainer
+        average, frame, trainer = self.plan.recipe.average, self.plan.frame, self.trainer
         assert average is not None
-        updated = range(average.first_epoch(), frame.epochs, getattr(average, "cycle", 1))
+        updated = range(average.start_epoch, frame.epochs, getattr(average, "cycle", 1))
         passes = sum(epoch >= self.done for epoch in updated)
         batches = [images[: self.images] for images, _, _ in islice(self._stream, 2)]
         seconds = _timed(
             self.device,
             lambda: average.after_epoch(
-                trainer.average_state, trainer.model, average.first_epoch(), lambda: batches
+                trainer.average_state, trainer.model, average.start_epoch, lambda: batches
             ),
         )
         return passes * seconds / len(batches) * len(trainer.batches) * self._scale()
@@ -288,14 +288,14 @@ def _phase_starts(plan: Plan, done: int) -> list[int]:
     """
     starts = {done}
     for mechanism in plan.recipe.mechanisms:
-        if mechanism is not plan.average:
-            starts.add(max(done, getattr(mechanism, "start_epoch", 0)))
+        if mechanism is not plan.recipe.average:
+            starts.add(max(done, mechanism.start_epoch))
     return sorted(starts)
 
 
 def _judgements(plan: Plan, done: int) -> int:
     """Judgements of the epochs that are left; each also judges the average once there is one."""
-    frame, average = plan.frame, plan.average
+    frame, average = plan.frame, plan.recipe.average
     judged = [
         epoch
         for epoch in range(done, frame.epochs)
@@ -303,7 +303,7 @@ def _judgements(plan: Plan, done: int) -> int:
     ]
     if average is None:
         return len(judged)
-    return len(judged) + sum(epoch >= average.first_epoch() for epoch in judged)
+    return len(judged) + sum(average.active(epoch) for epoch in judged)
 
 
 def _timed(device: Device, work: Callable[[], object]) -> float:

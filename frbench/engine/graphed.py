@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from frbench.engine.device import Device
-from frbench.engine.mechanisms.averages import WeightAverage
 from frbench.engine.recipe import Recipe
 from frbench.engine.settings import Frame
 from frbench.engine.step import TrainingStep
@@ -111,7 +110,7 @@ class GraphedStep(TrainingStep):
         return tuple(
             m.kind
             for m in self.recipe.mechanisms
-            if not isinstance(m, WeightAverage) and epoch >= getattr(m, "start_epoch", 0)
+            if m.active(epoch) and m is not self.recipe.average
         )
 
     def _try_capture(

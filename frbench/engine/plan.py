@@ -13,7 +13,6 @@ from pydantic import BaseModel, ValidationError
 
 from frbench import storage
 from frbench.engine.mechanisms import MECHANISMS
-from frbench.engine.mechanisms.averages import WeightAverage
 from frbench.engine.presets import find_preset
 from frbench.engine.recipe import Recipe
 from frbench.engine.registry import parse_defense
@@ -41,16 +40,11 @@ class Plan:
     """What the command line changed, as `key=value`; a default that was typed changes nothing."""
 
     @property
-    def average(self) -> WeightAverage | None:
-        """The weight average that rides along, if any."""
-        return next((m for m in self.recipe.mechanisms if isinstance(m, WeightAverage)), None)
-
-    @property
     def trajectory(self) -> str:
         """Digest of all that moves the weights; an average and test images watch and move none."""
         described = self.recipe.described()
-        if self.average is not None:
-            described["mechanisms"].pop(self.average.kind)
+        if self.recipe.average is not None:
+            described["mechanisms"].pop(self.recipe.average.kind)
         return storage.canonical_digest(
             {
                 "engine": ENGINE_VERSION,
@@ -70,9 +64,9 @@ class Plan:
     @property
     def saved(self) -> str:
         """End of the name of every run that saves the same weights: trajectory and average."""
-        if self.average is None:
+        if self.recipe.average is None:
             return self.trajectory
-        average = self.average.model_dump(mode="json")
+        average = self.recipe.average.model_dump(mode="json")
         return f"{storage.canonical_digest(average, length=4)}-{self.trajectory}"
 
     def settings(self) -> dict[str, Any]:
@@ -262,10 +256,9 @@ def _typed(text: str) -> Any:
 
 def _check(recipe: Recipe, frame: Frame) -> None:
     for mechanism in recipe.mechanisms:
-        start = getattr(mechanism, "start_epoch", 0)
-        if start >= frame.epochs:
+        if mechanism.start_epoch >= frame.epochs:
             raise InputError(
-                f"{mechanism.kind}.start_epoch={start} is beyond the last epoch "
+                f"{mechanism.kind}.start_epoch={mechanism.start_epoch} is beyond the last epoch "
                 f"{frame.epochs - 1}; give a smaller one"
             )
 

@@ -7,10 +7,11 @@ tensor: the engine runs it, and its fields are all that a run has to remember of
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from frbench.engine.inner import InnerAttack
 from frbench.engine.outputs import Outputs
@@ -41,16 +42,46 @@ class Mechanism(Part):
 
     kind: ClassVar[str]
 
+    start_epoch: Annotated[int, Field(ge=0, description="first epoch (from 0) it is active")] = 0
+
+    def active(self, epoch: int) -> bool:
+        """Whether it has started by `epoch` (from 0)."""
+        return epoch >= self.start_epoch
+
 
 class Regularizer(Mechanism, ABC):
     """Adds a penalty to the loss."""
 
     branches: ClassVar[tuple[Branch, ...]]
-    start_epoch: Annotated[int, Field(ge=0, description="first epoch (from 0) it is active")] = 0
 
     @abstractmethod
     def penalty(self, outputs: Outputs) -> Tensor:
         """Scalar to add to the objective's loss."""
+
+
+class WeightAverage(Mechanism, ABC):
+    """Averages weights beside the training and never changes its trajectory.
+
+    The state is a flat dictionary of tensors, saved with the checkpoint: the averaged parameters
+    and buffers under their own names, and `count`, the number of updates.
+    """
+
+    @abstractmethod
+    def after_step(self, state: dict[str, Tensor], model: nn.Module) -> None:
+        """Called after every optimizer step from `start_epoch` on; changes `state` in place."""
+
+    @abstractmethod
+    def after_epoch(
+        self,
+        state: dict[str, Tensor],
+        model: nn.Module,
+        epoch: int,
+        images: Callable[[], Iterable[Tensor]],
+    ) -> None:
+        """Called after every epoch (from 0) from `start_epoch` on; changes `state` in place.
+
+        `images()` goes once over the training images.
+        """
 
 
 class Recipe(BaseModel):
@@ -80,10 +111,11 @@ class Recipe(BaseModel):
         for kind in kinds:
             if kinds.count(kind) > 1:
                 raise InputError(f"'{kind}' is there twice; a mechanism joins a recipe once")
-        if {"swa", "ema"} <= set(kinds):
+        averages = [f"'{m.kind}'" for m in self.mechanisms if isinstance(m, WeightAverage)]
+        if len(averages) > 1:
             raise InputError(
-                "'swa' and 'ema' are two averages of the same weights and one run can report "
-                "only one of them; drop either"
+                f"{' and '.join(averages)} are two averages of the same weights and one run can "
+                "report only one of them; drop either"
             )
         ordered = tuple(sorted(self.mechanisms, key=lambda m: m.kind))
         object.__setattr__(self, "mechanisms", ordered)  # order carries no meaning
@@ -118,9 +150,14 @@ class Recipe(BaseModel):
     def regularizers(self) -> tuple[Regularizer, ...]:
         return tuple(m for m in self.mechanisms if isinstance(m, Regularizer))
 
+    @property
+    def average(self) -> WeightAverage | None:
+        """The weight average that rides along, if any."""
+        return next((m for m in self.mechanisms if isinstance(m, WeightAverage)), None)
+
     def active_regularizers(self, epoch: int) -> tuple[Regularizer, ...]:
         """Those that have started by `epoch` (from 0)."""
-        return tuple(r for r in self.regularizers if epoch >= r.start_epoch)
+        return tuple(r for r in self.regularizers if r.active(epoch))
 
     def loss(self, outputs: Outputs, epoch: int) -> Tensor:
         """Objective plus the penalties active in `epoch`; a scalar in float32."""
@@ -144,7 +181,7 @@ class Recipe(BaseModel):
         branch costs 3 F, and a weight perturbation doubles the branches.
         """
         awp = self.mechanism("awp")
-        perturbing = awp is not None and (epoch is None or epoch >= getattr(awp, "start_epoch", 0))
+        perturbing = awp is not None and (epoch is None or awp.active(epoch))
         passes = 2 if perturbing else 1
         return self.attack.forward_units() + 3 * passes * len(self.branches(epoch))
 

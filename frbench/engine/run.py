@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from frbench import storage
+from frbench.engine.mechanisms import AVERAGES
 from frbench.engine.plan import Plan
 from frbench.engine.source import source_digest
 from frbench.errors import InputError
@@ -59,7 +60,7 @@ class RunFolder:
 
     def promised_views(self) -> list[str]:
         """Views that this run has once it is finished."""
-        kinds = [k for k in ("swa", "ema") if k in self.info()["settings"]["recipe"]["mechanisms"]]
+        kinds = [k for k in AVERAGES if k in self.info()["settings"]["recipe"]["mechanisms"]]
         return [f"{prefix}{which}" for prefix in ("", *(f"{k}-" for k in kinds))
                 for which in ("best", "last")]  # fmt: skip
 

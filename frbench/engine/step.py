@@ -106,7 +106,7 @@ class TrainingStep:
 
     def _perturbed_weights(self, loss: object, epoch: int) -> AbstractContextManager[None]:
         awp = self.recipe.mechanism("awp")
-        if not isinstance(awp, AdversarialWeightPerturbation) or epoch < awp.start_epoch:
+        if not isinstance(awp, AdversarialWeightPerturbation) or not awp.active(epoch):
             return contextlib.nullcontext()
         return awp.perturbed(self.model, loss, self.frame.weight_decay)  # type: ignore[arg-type]
 

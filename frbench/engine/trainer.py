@@ -24,6 +24,7 @@ from frbench.engine.mechanisms.averages import averaged_tensors, empty_state, up
 from frbench.engine.memory import out_of_memory
 from frbench.engine.plan import ENGINE_VERSION, Plan
 from frbench.engine.precision import training_precision
+from frbench.engine.recipe import WeightAverage
 from frbench.engine.run import Progress, RunFolder
 from frbench.engine.source import source_digest
 from frbench.engine.threads import chosen_by_user
@@ -162,13 +163,13 @@ class Trainer:
         """One pass over the training images; its mean loss is the only wait for the device."""
         steps = len(self.batches)
         total = torch.zeros((), device=self.device.device)
-        average = self.plan.average
+        average = self._average(epoch)
         self.model.train()
         for batch, noise in self._noisy_batches(epoch):
             lr = self.plan.frame.learning_rate(epoch, batch.index, steps)
             total += self.step(batch.images, batch.labels, noise, epoch=epoch, lr=lr)
             if average is not None:
-                average.after_step(self.average_state, self.model, epoch)
+                average.after_step(self.average_state, self.model)
             if watcher:
                 watcher.step(epoch * steps + batch.index + 1, self.plan.frame.epochs * steps)
         loss = total.item() / steps
@@ -200,7 +201,7 @@ class Trainer:
 
     def _finish_epoch(self, epoch: int, loss: float) -> dict[str, Any]:
         """Average, judge, keep the best; returns the epoch's metrics."""
-        frame, average = self.plan.frame, self.plan.average
+        frame, average = self.plan.frame, self._average(epoch)
         metrics: dict[str, Any] = {
             "epoch": epoch,
             "lr": frame.learning_rate(epoch, 0, len(self.batches)),
@@ -213,9 +214,14 @@ class Trainer:
         last = epoch + 1 == frame.epochs
         if last or (epoch + 1) % frame.validation_every == 0:
             metrics |= self._judge_and_keep("", self.model, epoch, last)
-            if average is not None and epoch >= average.first_epoch():
+            if average is not None:
                 metrics |= self._judge_and_keep(average.kind, self.averaged_model(), epoch, last)
         return metrics
+
+    def _average(self, epoch: int) -> WeightAverage | None:
+        """The weight average, once it has started."""
+        average = self.plan.recipe.average
+        return average if average is not None and average.active(epoch) else None
 
     def _plain_images(self, epoch: int) -> Iterator[Tensor]:
         """Clean augmented training images, for BatchNorm statistics."""

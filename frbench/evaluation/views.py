@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from frbench.engine.mechanisms.averages import WeightAverage
+from frbench.engine.mechanisms import AVERAGES
 from frbench.engine.registry import parse_defense
 from frbench.errors import InputError
-
-_AVERAGES = ("swa", "ema")
 
 
 def headline_view(mechanisms: dict[str, object]) -> str:
     """The view that a defense's row reports: its average's best weights, or simply the best."""
-    return next((f"{kind}-best" for kind in _AVERAGES if kind in mechanisms), "best")
+    return next((f"{kind}-best" for kind in AVERAGES if kind in mechanisms), "best")
 
 
 def row_name(defense: str, view: str) -> str:
@@ -27,9 +25,8 @@ def row_name(defense: str, view: str) -> str:
     try:
         found = parse_defense(defense)
     except InputError:
-        return "+".join(part for part in defense.split("+") if part not in _AVERAGES)
-    mechanisms = found.recipe.mechanisms
-    average = next((m for m in mechanisms if isinstance(m, WeightAverage)), None)
+        return "+".join(part for part in defense.split("+") if part not in AVERAGES)
+    mechanisms, average = found.recipe.mechanisms, found.recipe.average
     if average is None:
         return defense
     plain = found.recipe.rebuilt(mechanisms=tuple(m for m in mechanisms if m is not average))
@@ -44,5 +41,5 @@ def changes(changed: Sequence[str], view: str) -> list[str]:
 
     Test images only watch, and an average's settings leave the plain weights as they are.
     """
-    idle = ("test_images=", *(() if "-" in view else ("swa.", "ema.")))
+    idle = ("test_images=", *(() if "-" in view else (f"{kind}." for kind in AVERAGES)))
     return [change for change in changed if not change.startswith(idle)]

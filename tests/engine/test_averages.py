@@ -36,8 +36,9 @@ def average_over(model, swa, epochs, batches):
     for epoch in range(epochs):
         jump(model, epoch)
         seen.append({n: p.detach().double().clone() for n, p in model.named_parameters()})
-        swa.after_step(state, model, epoch)
-        swa.after_epoch(state, model, epoch, lambda: iter(batches))
+        if swa.active(epoch):
+            swa.after_step(state, model)
+            swa.after_epoch(state, model, epoch, lambda: iter(batches))
     return state, seen
 
 
@@ -59,7 +60,7 @@ def test_swa_of_one_model_is_that_model(model, batches):
 def test_swa_from_epoch_75_of_100_averages_25_models(model, batches):
     swa = StochasticWeightAveraging()
     state = empty_state(model)
-    for epoch in range(100):
+    for epoch in filter(swa.active, range(100)):
         swa.after_epoch(state, model, epoch, lambda: iter(batches[:1]))
     assert updates(state) == 25
 
@@ -127,7 +128,7 @@ def test_ema_is_its_closed_form(model, decay):
     for step in range(6):
         jump(model, step)
         seen.append({n: t.double().clone() for n, t in model.state_dict().items()})
-        ema.after_step(state, model, 0)
+        ema.after_step(state, model)
     decays = [min(decay, (1 + t) / (10 + t)) for t in range(6)]
     for name, _ in model.named_parameters():
         rest, total = 1.0, torch.zeros_like(start[name])
@@ -143,7 +144,7 @@ def test_ema_follows_its_batchnorm_policy(model, batches, policy):
     ema, state = ExponentialMovingAverage(decay=0.5, batchnorm=policy), empty_state(model)
     for images in batches:
         model.train()(images)
-        ema.after_step(state, model, 0)
+        ema.after_step(state, model)
     copied = [
         torch.equal(state[name], buffer)
         for name, buffer in model.named_buffers()

@@ -159,6 +159,17 @@ def test_an_average_rides_along_without_changing_the_trajectory(trainer):
         assert torch.equal(plain[name], averaged[name]), name
 
 
+@pytest.mark.parametrize("name", ["at_swa", "pgd_at+ema"])
+def test_an_average_begins_with_its_start_epoch(trainer, name):
+    kind = "swa" if "swa" in name else "ema"
+    training = trainer(plan(name, **{f"{kind}__start_epoch": 2}))
+    run = training.run()
+    judged = [f"{kind}_val_pgd20" in line for line in run.metrics()]
+    assert judged == [False, False, True]
+    updates = 1 if kind == "swa" else len(training.batches)
+    assert training.average_state["count"] == updates
+
+
 def test_best_is_the_epoch_with_the_most_robust_held_out_accuracy(trainer):
     run = trainer(plan()).run()
     lines = run.metrics()

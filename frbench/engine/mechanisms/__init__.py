@@ -4,7 +4,7 @@ from frbench.engine.mechanisms.awp import AdversarialWeightPerturbation
 from frbench.engine.mechanisms.ema import ExponentialMovingAverage
 from frbench.engine.mechanisms.fr import FrequencyRegularization
 from frbench.engine.mechanisms.swa import StochasticWeightAveraging
-from frbench.engine.recipe import Mechanism
+from frbench.engine.recipe import Mechanism, WeightAverage
 
 MECHANISMS: dict[str, type[Mechanism]] = {
     part.kind: part
@@ -15,8 +15,10 @@ MECHANISMS: dict[str, type[Mechanism]] = {
         StochasticWeightAveraging,
     )
 }
+AVERAGES = tuple(kind for kind, part in MECHANISMS.items() if issubclass(part, WeightAverage))
 
 __all__ = [
+    "AVERAGES",
     "MECHANISMS",
     "AdversarialWeightPerturbation",
     "ExponentialMovingAverage",

@@ -2,37 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from frbench.engine.recipe import Mechanism
-
 State = dict[str, Tensor]
-
-
-class WeightAverage(Mechanism, ABC):
-    """Averages weights beside the training and never changes its trajectory.
-
-    The state is a flat dictionary of tensors, saved with the checkpoint: the averaged parameters
-    and buffers under their own names, and `count`, the number of updates.
-    """
-
-    @abstractmethod
-    def after_step(self, state: State, model: nn.Module, epoch: int) -> None:
-        """Called after every optimizer step."""
-
-    @abstractmethod
-    def after_epoch(
-        self, state: State, model: nn.Module, epoch: int, images: Callable[[], Iterable[Tensor]]
-    ) -> None:
-        """Called after every epoch (from 0); `images()` goes once over the training images."""
-
-    @abstractmethod
-    def first_epoch(self) -> int:
-        """The epoch (from 0) after which there is an average."""
 
 
 def empty_state(model: nn.Module) -> State:

@@ -28,7 +28,6 @@ class AdversarialWeightPerturbation(Mechanism):
     kind: ClassVar[str] = "awp"
 
     gamma: Annotated[float, Field(ge=0, description="radius relative to each tensor's norm")] = 0.01
-    start_epoch: Annotated[int, Field(ge=0, description="first epoch (from 0) it is active")] = 0
 
     @contextlib.contextmanager
     def perturbed(

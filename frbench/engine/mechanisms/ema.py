@@ -15,7 +15,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from frbench.engine.mechanisms.averages import State, WeightAverage, updates
+from frbench.engine.mechanisms.averages import State, updates
+from frbench.engine.recipe import WeightAverage
 
 
 class ExponentialMovingAverage(WeightAverage):
@@ -28,11 +29,8 @@ class ExponentialMovingAverage(WeightAverage):
         Literal["average", "copy"], Field(description="statistics: averaged, or the latest")
     ] = "average"
 
-    def first_epoch(self) -> int:
-        return 0
-
     @torch.no_grad()
-    def after_step(self, state: State, model: nn.Module, epoch: int) -> None:
+    def after_step(self, state: State, model: nn.Module) -> None:
         seen = updates(state)
         decay = min(self.decay, (1 + seen) / (10 + seen))
         averages, latest = [], []

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from frbench.engine.mechanisms.averages import (
     State,
-    WeightAverage,
     averaged_tensors,
     reestimate_batchnorm,
     updates,
 )
+from frbench.engine.recipe import WeightAverage
 
 
 class StochasticWeightAveraging(WeightAverage):
@@ -35,17 +35,14 @@ class StochasticWeightAveraging(WeightAverage):
     ] = 75
     cycle: Annotated[int, Field(ge=1, description="epochs between updates")] = 1
 
-    def first_epoch(self) -> int:
-        return self.start_epoch
-
-    def after_step(self, state: State, model: nn.Module, epoch: int) -> None:
+    def after_step(self, state: State, model: nn.Module) -> None:
         """Nothing: SWA looks at the ends of epochs."""
 
     @torch.no_grad()
     def after_epoch(
         self, state: State, model: nn.Module, epoch: int, images: Callable[[], Iterable[Tensor]]
     ) -> None:
-        if epoch < self.start_epoch or (epoch - self.start_epoch) % self.cycle:
+        if (epoch - self.start_epoch) % self.cycle:
             return
         seen = updates(state)
         for name, weight in model.named_parameters():
