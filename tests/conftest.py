@@ -1,4 +1,4 @@
-"""What every test shares: one thread, one seed, real digits, made-up cells, the option `--defense NAME`."""
+"""What every test shares: one thread, one seed, digits, made-up cells, the option `--defense`."""
 
 from __future__ import annotations
 
