@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
@@ -27,14 +27,18 @@ Rows = Iterable[Sequence[str]]
 def list_names(
     what: Annotated[
         str,
-        typer.Argument(metavar="WHAT", help="defenses, attacks, models, datasets or presets."),
+        typer.Argument(
+            metavar="WHAT", help="defenses, settings, attacks, models, datasets or presets."
+        ),
     ],
 ) -> None:
     """Show what there is, with every setting that can be changed.
 
-    Example:
+    Examples:
 
         frbench list defenses
+
+        frbench list settings
     """
     Console(highlight=False).print(*lookup("list", what, _LISTS)(), sep="\n")
 
@@ -90,6 +94,68 @@ def _short(value: object) -> str:
     return str(value)
 
 
+def _settings() -> Iterator[RenderableType]:
+    """Every `key=value`: what it is, which values it takes, what it is unless told otherwise."""
+    from frbench.engine import MECHANISMS, InnerAttack
+    from frbench.engine.registry import defenses
+    from frbench.engine.settings import Frame
+
+    yield "Written as key=value behind a defense: frbench train trades+ema beta=5 ema.decay=0.99"
+    yield "Presets and the authors' own settings change some: list presets, list defenses.\n"
+    common = _keys("attack.", InnerAttack())
+    yield from _section("every defense", _keys("", Frame()))
+    yield from _section("its attack", common)
+    for kind, mechanism in MECHANISMS.items():
+        yield from _section(f"+{kind}", _keys(f"{kind}.", mechanism()))
+    for defense in defenses()[0].values():
+        attack = _keys("attack.", defense.recipe.attack)
+        own = [key for name, key in attack.items() if name not in common]
+        yield from _section(defense.name, _keys("", defense.recipe.objective), own)
+
+
+def _keys(prefix: str, part: BaseModel) -> dict[str, tuple[str, str, str]]:
+    """Of each field: `key=default`, the values it takes, what it is."""
+    schemas = part.model_json_schema().get("properties", {})
+    return {
+        name: (text, _allowed(schemas[name]), escape(schemas[name].get("description", "")))
+        for name, text in zip(type(part).model_fields, _fields(prefix, part), strict=True)
+    }
+
+
+def _section(
+    heading: str, keys: dict[str, tuple[str, str, str]], more: Rows = ()
+) -> Iterator[RenderableType]:
+    """A heading over its settings, if it has any."""
+    rows = [*keys.values(), *more]
+    if not rows:
+        return
+    yield f"[bold]{heading}[/]"
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(overflow="fold")
+    table.add_column(style="dim")
+    table.add_column()
+    for row in rows:
+        table.add_row(*row)
+    yield Padding(table, (0, 0, 1, 2), expand=False)
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    """The values of a setting, from its JSON schema: `uniform, gaussian` or `number in [0, 1)`."""
+    if "enum" in schema:
+        return ", ".join(str(value) for value in schema["enum"])
+    kind = {"integer": "whole number", "number": "number"}.get(schema.get("type", ""))
+    if schema.get("type") == "array":
+        return f"{_allowed(schema['items'])}; several with commas"
+    if kind is None:  # a name that is explained, or a type that only a user's recipe has
+        return {"boolean": "true, false"}.get(schema.get("type", ""), "")
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+    left = f"from {low:,}" if low is not None else f"above {above:,}" if above is not None else ""
+    right = f" to {high:,}" if high is not None else ""
+    right = f", below {below:,}" if below is not None else right
+    return f"{kind} {left}{right}".rstrip(" ")
+
+
 def _attacks() -> Iterable[RenderableType]:
     from frbench.attacks import specs
 
@@ -132,6 +198,7 @@ def _presets() -> Iterable[RenderableType]:
 
 _LISTS: dict[str, Callable[[], Iterable[RenderableType]]] = {
     "defenses": _defenses,
+    "settings": _settings,
     "attacks": _attacks,
     "models": _models,
     "datasets": _datasets,

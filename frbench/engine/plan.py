@@ -130,6 +130,7 @@ def resolve(
     layers.apply({key: _typed(value) for key, value in (overrides or {}).items()})
     recipe, frame = layers.built()
     _check(recipe, frame)
+    _refuse_idle(frame, overrides or {})
     after, typed = _values(recipe, frame), (overrides or {}).items()
     changed = tuple(f"{k}={v}" for k, v in typed if k not in before or after[k] != before[k])
     return Plan(found.name, preset, protocol, seed, recipe, frame, changed)  # type: ignore[arg-type]
@@ -261,6 +262,17 @@ def _check(recipe: Recipe, frame: Frame) -> None:
                 f"{mechanism.kind}.start_epoch={mechanism.start_epoch} is beyond the last epoch "
                 f"{frame.epochs - 1}; give a smaller one"
             )
+
+
+def _refuse_idle(frame: Frame, typed: Mapping[str, str]) -> None:
+    """Raise InputError for what was typed and does nothing under the schedule."""
+    cycling = frame.schedule == "onecycle"
+    idle, other = ("milestones", "milestones") if cycling else ("warmup", "onecycle")
+    if idle in typed:
+        raise InputError(
+            f"{idle}={typed[idle]} does nothing with schedule={frame.schedule}; "
+            f"add schedule={other} or leave it out"
+        )
 
 
 def parse_overrides(items: Iterable[str]) -> dict[str, str]:

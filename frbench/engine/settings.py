@@ -18,8 +18,8 @@ class Frame(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    dataset: str = "cifar10"
-    architecture: str = "wrn-34-10"
+    dataset: Annotated[str, Field(description="one of 'frbench list datasets'")] = "cifar10"
+    architecture: Annotated[str, Field(description="one of 'frbench list models'")] = "wrn-34-10"
     epochs: Annotated[
         int, Field(ge=1, le=1_000_000, description="passes over the training images")
     ] = 100

@@ -47,6 +47,19 @@ def test_every_command_has_help(command, frbench) -> None:
     ("what", "holds"),
     [
         ("defenses", ("at_fr_swa", "fr.weight=", "attack.steps=10", "forward units a step")),
+        (
+            "settings",
+            (
+                "batch_size=128",
+                "attack.eps=8/255",
+                "ema.start_epoch=0",
+                "beta=6.0",
+                "clip=0.3",
+                "milestones, milestones_by_step, onecycle",
+                "number from 0, below 1",
+                "of SGD",
+            ),
+        ),
         ("attacks", ("pgd20", "Linf", "apgd-ce, apgd-t, fab-t, square", "torchattacks")),
         ("models", ("resnet18", "wrn-34-10", "timm:NAME")),
         ("datasets", ("cifar10", "digits")),

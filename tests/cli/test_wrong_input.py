@@ -55,6 +55,8 @@ TYPED = [
     (f"{SMOKE} batch_size=0", "impossible setting batch_size=0"),
     (f"{SMOKE} schedule=milestones milestones=4", "milestone 4 is beyond the last epoch 3"),
     (f"{SMOKE} validation_fraction=0.9999", "cannot hold out 0.9999 of 1437 images"),
+    ("train at_fr --preset quick milestones=3,5", "milestones=3,5 does nothing with schedule=onec"),
+    ("train at_fr --preset paper warmup=0.1", "warmup=0.1 does nothing with schedule=milestones; "),
     ("train at_fr --preset smoke fr.start_epoch=4", "start_epoch=4 is beyond the last epoch 3"),
     (f"{SMOKE} attack.eps={'9' * 400}/1", "impossible setting attack.eps=9"),
     (f"{SMOKE} --seed -1", "invalid value for '--seed'"),
