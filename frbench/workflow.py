@@ -283,7 +283,7 @@ def attack_run(
 
     Args:
         n: test images in every column; None for the preset's own numbers.
-        search: `exact` or `fast`, see `frbench.evaluation.search`.
+        search: `exact`, `fast` or `compiled`, see `frbench.evaluation.search`.
 
     Raises:
         InputError: more test images than there are.

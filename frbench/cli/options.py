@@ -34,5 +34,9 @@ Form = Literal["table", "json"]
 Format = Annotated[Form, typer.Option("--format", help="What is printed.")]
 AttackList = Annotated[str, typer.Option(help="Columns: clean, fgsm, pgdN, cw, aa.")]
 SearchMode = Annotated[
-    str, typer.Option(help="exact, or fast: a faster twin searches, the model itself judges.")
+    str,
+    typer.Option(
+        help="exact, or fast: a faster twin searches, the model itself judges; or compiled: the "
+        "twin is compiled too, for long evaluations on a GPU."
+    ),
 ]

@@ -63,7 +63,7 @@ def evaluate(
         n: number of images; None for all from `start` on.
         seed: of every chunk's random numbers.
         batch: images a chunk.
-        search: `exact`, or `fast` for a search on a faster twin; see `search.py`.
+        search: `exact`, or `fast` or `compiled` for a search on a faster twin; see `search.py`.
         console: where plan, progress and bounds go; None keeps silent.
 
     Raises:
@@ -199,11 +199,22 @@ def _runner(
         shape = "x".join(str(size) for size in few.shape[1:])
         reason = str(error).split("\n")[0]
         raise InputError(f"model '{name}' cannot take images of {shape}: {reason}") from error
-    with searching(search, unfinished[0].attack, device):
-        speed = costs.measure(searcher(target.model, search), few, truth, eps=8 / 255)
+    attacked = searcher(target.model, search)
+    if search == "compiled" and console:
+        console.print("compiling the model for the search: minutes, once for every attack ...")
+    try:
+        with searching(search, unfinished[0].attack, device):
+            speed = costs.measure(attacked, few, truth, eps=8 / 255)
+    except RuntimeError as error:  # of which torch's compiler raises many kinds
+        if search != "compiled":
+            raise
+        reason = " ".join(str(error).split("\n")[:2])  # who raised, then what
+        raise FrbenchError(
+            f"torch cannot compile '{name}' here: {reason}; use --search fast"
+        ) from error
     reporter = Reporter(console, speed, unfinished)
     reporter.plan()
-    return Runner(target.model, search, pixels, labels, classes, device, store, reporter)
+    return Runner(target.model, attacked, search, pixels, labels, classes, device, store, reporter)
 
 
 @contextlib.contextmanager

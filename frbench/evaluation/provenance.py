@@ -29,7 +29,7 @@ def deciding_versions(spec: AttackSpec, search: Search) -> dict[str, str]:
     """The versions that can change a verdict of this attack; they enter the cell's key."""
     packages = ("torch", *_DECIDING[spec.library])
     versions = {package: library_version(package) for package in packages}
-    if search == "fast" and spec.is_autoattack:
+    if search != "exact" and spec.is_autoattack:
         versions["fast search"] = FAST_AUTOATTACK_VERSION
     return {"matrix": MATRIX_VERSION, **versions}
 

@@ -21,7 +21,7 @@ from frbench.errors import FrbenchError
 from frbench.evaluation import flags, numerics
 from frbench.evaluation.cells import BROKEN, ROBUST, UNSEEN, Cell, CellStore
 from frbench.evaluation.progress import Reporter
-from frbench.evaluation.search import Search, searcher, searching
+from frbench.evaluation.search import Search, searching
 
 CLEAN = "clean"
 
@@ -32,7 +32,8 @@ class Runner:
 
     Attributes:
         model: in eval mode with frozen parameters on `device`; it judges.
-        search: what the attacks run on.
+        attacked: what the attacks run on: the model, or a twin of it.
+        search: the arithmetic of the attacks.
         images: pixels of the range (n, c, h, w), uint8, on the CPU.
         labels: int64 (n,), on the CPU.
         classes: of the data.
@@ -42,6 +43,7 @@ class Runner:
     """
 
     model: nn.Module
+    attacked: nn.Module
     search: Search
     images: Tensor
     labels: Tensor
@@ -50,9 +52,6 @@ class Runner:
     store: CellStore
     reporter: Reporter
     _piece: dict[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.attacked = searcher(self.model, self.search)
 
     def run(self, cell: Cell) -> None:
         """Compute whatever the cell still lacks, saving it after every chunk."""

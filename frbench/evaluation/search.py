@@ -5,8 +5,10 @@ Whatever searches, a verdict is a float32 forward pass of the model itself on wh
 `exact` attacks the model as it is, in float32. `fast` attacks a twin with BatchNorm folded away and
 a layout that the device likes; on CUDA its convolutions may use TF32, and on a CPU with bf16
 instructions they use bf16 for the attacks that are `rounding_tolerant`. AutoAttack's FAB projects
-without sorting. All of this computes the same function up to rounding, so such attacks differ from
-exact ones as two seeds do, and a success that the model itself does not confirm counts as robust.
+without sorting. `compiled` is the same with the twin compiled, once for all attacks: minutes that
+only a long evaluation on a GPU may get back. All of this computes the same function up to rounding,
+so such attacks differ from exact ones as two seeds do, and a success that the model itself does not
+confirm counts as robust.
 """
 
 from __future__ import annotations
@@ -25,8 +27,12 @@ from frbench.engine.device import has_bf16
 from frbench.models import Normalized
 from frbench.models.folding import Folded
 
-Search = Literal["exact", "fast"]
-PRECISION: dict[Search, str] = {"exact": "fp32", "fast": "fp32 verdicts, fast search"}
+Search = Literal["exact", "fast", "compiled"]
+PRECISION: dict[Search, str] = {
+    "exact": "fp32",
+    "fast": "fp32 verdicts, fast search",
+    "compiled": "fp32 verdicts, compiled search",
+}
 _MULTIPLE = 64
 """Batches are filled up to multiples of this on CUDA, so that few shapes have to be tuned for."""
 
@@ -35,7 +41,7 @@ def searcher(model: nn.Module, search: Search) -> nn.Module:
     """What the attacks of a cell run on: `model`, or its faster twin if it can have one."""
     if search == "exact" or not isinstance(model, Normalized):
         return model
-    return _Twin(model)
+    return _Twin(model, compiled=search == "compiled")
 
 
 @contextlib.contextmanager
@@ -70,10 +76,12 @@ def rounding_tolerant(spec: AttackSpec) -> bool:
 class _Twin(nn.Module):
     """The folded model behind plain images; the attack libraries want those contiguous."""
 
-    def __init__(self, model: Normalized) -> None:
+    def __init__(self, model: Normalized, *, compiled: bool) -> None:
         super().__init__()
-        self.folded = Folded(model)
+        self.folded: nn.Module = Folded(model)
         self.folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compiled:  # the first call compiles for its shape, another shape for any batch size
+            self.folded = torch.compile(self.folded)  # type: ignore[assignment]
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes), float32, for images (n, c, h, w) in [0, 1]."""

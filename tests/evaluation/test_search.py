@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from pyautoattack import fab_base
 from pyautoattack.fab_projections import projection_linf
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from frbench.attacks import AttackSpec, autoattack, pgd, specs
 from frbench.attacks.projection import project_linf
 from frbench.data import load_dataset, to_float
+from frbench.errors import FrbenchError
 from frbench.evaluation import CellStore, Target, evaluate, search
 
 CPU = torch.device("cpu")
@@ -43,6 +47,34 @@ def test_fast_search_finds_what_an_exact_one_finds(
     assert sum(a != b for a, b in zip(exact, fast, strict=True)) <= (2 if instructions else 1)
 
 
+def test_compiled_twin_finds_what_the_plain_one_finds(
+    convolutional: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def backend(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        shapes.append(tuple(inputs[-1].shape))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    for spec in (PGD, AA):
+        fast, compiled = (verdicts(convolutional, spec, tmp_path, m) for m in ("fast", "compiled"))
+        assert fast == compiled
+    assert shapes
+
+
+def test_twin_that_cannot_be_compiled_is_one_line(
+    convolutional: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def backend(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        raise OSError("no compiler\nmany more lines")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    said = r"^torch cannot compile 'tiny' here: .*no compiler; use --search fast$"
+    with pytest.raises(FrbenchError, match=said):
+        verdicts(convolutional, PGD, tmp_path, "compiled")
+
+
 def test_success_that_the_model_does_not_confirm_counts_as_robust(
     convolutional: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,7 +84,7 @@ def test_success_that_the_model_does_not_confirm_counts_as_robust(
         def forward(self, images: Tensor) -> Tensor:
             return images.flatten(1)[:, :10] * 0
 
-    monkeypatch.setattr("frbench.evaluation.runner.searcher", lambda model, mode: Misled())
+    monkeypatch.setattr("frbench.evaluation.matrix.searcher", lambda model, mode: Misled())
     with torch.no_grad():
         data = load_dataset("digits").test
         right = convolutional.model(to_float(data.images[:64])).argmax(1) == data.labels[:64]

@@ -74,13 +74,14 @@ def _compare(result: Result, options: Options, name: str, spec: AttackSpec, most
             key, whole, lambda: call(target, short, data, options, min(options.batch, n))
         )
 
-    exact, fast = partial(_ours, search="exact"), partial(_ours, search="fast")
+    # Compiling for one evaluation takes minutes that a CPU never gets back.
+    searches: list[Search] = ["exact", "fast", "compiled"]
+    ours = [
+        candidate(search, partial(_ours, search=search), own)
+        for search in (searches if options.device.cuda else searches[:2])
+    ]
     timings = interleave(
-        [
-            candidate(library, _plain, other),
-            candidate("exact", exact, own),
-            candidate("fast", fast, own),
-        ],
+        [candidate(library, _plain, other), *ours],
         options.clock,
         repeats=options.repeats,
         seconds=options.seconds,
