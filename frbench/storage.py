@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,10 @@ _REASONS = {
     errno.EEXIST: "a part of the path is a file, not a folder",
     errno.EISDIR: "the path is a folder, not a file",
 }
+_RANDOM = 8
+"""Characters that `tempfile` puts behind a prefix."""
+_LONGEST_WRITE = 3600
+"""Seconds."""
 
 
 @contextlib.contextmanager
@@ -41,6 +47,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` atomically: after a kill it is either the old or the new file."""
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_leftovers(path)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -53,6 +60,14 @@ def write_bytes(path: Path, content: bytes) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
             raise
+
+
+def _drop_leftovers(path: Path) -> None:
+    """Remove what kills left of earlier attempts; what is young may be another process's."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * _RANDOM}"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _LONGEST_WRITE:
+                left.unlink()
 
 
 def check_folder(path: Path) -> None:

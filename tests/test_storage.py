@@ -72,6 +72,28 @@ def test_an_interrupt_while_writing_leaves_no_scrap(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_next_write_removes_what_a_kill_left_and_nothing_that_is_young(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "cell[1].json"
+    write = (
+        "import os, pathlib, sys; from frbench import storage; os.fsync = lambda _: os._exit(9); "
+        "storage.write_text(pathlib.Path(sys.argv[1]), 'half')"
+    )
+    killed = subprocess.run([sys.executable, "-c", write, str(path)], check=False)
+    assert killed.returncode == 9
+    (left,) = tmp_path.iterdir()
+    others = [tmp_path / name for name in (".cell[1].json.lock", ".cell1.json.abcdefgh")]
+    for other in others:
+        other.touch()
+        os.utime(other, (0, 0))
+    storage.write_text(path, "whole")
+    assert left.exists(), "another process may still be writing it"
+    os.utime(left, (0, 0))
+    storage.write_text(path, "whole again")
+    assert sorted(tmp_path.iterdir()) == sorted([path, *others])
+
+
 def test_files_are_synced_before_they_are_renamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
