@@ -10,11 +10,10 @@ from torch import nn
 
 from frbench.analysis.inputs import ImageSet
 from frbench.attacks import AttackSpec, build_attack
+from frbench.engine.presets import EVALUATION_BATCH
 from frbench.errors import InputError
 from frbench.evaluation import numerics
 from frbench.evaluation.target import Target
-
-BATCH = 256  # the default of `frbench.evaluation.evaluate` too
 
 
 def check_targets(targets: Sequence[Target]) -> str:
@@ -41,7 +40,7 @@ def verdicts(
     *,
     model: nn.Module | None = None,
     seed: int = 0,
-    batch: int = BATCH,
+    batch: int = EVALUATION_BATCH,
 ) -> str:
     """One character an image, '1' where the target is right, from one float32 forward pass.
 
@@ -71,7 +70,7 @@ def craft(
     *,
     model: nn.Module | None = None,
     seed: int = 0,
-    batch: int = BATCH,
+    batch: int = EVALUATION_BATCH,
 ) -> torch.Tensor:
     """Adversarial versions of the images, float32 (n, channels, height, width) on the CPU.
 

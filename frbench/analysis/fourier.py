@@ -21,8 +21,9 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from frbench.analysis import output
-from frbench.analysis.forward import BATCH, check_targets, verdicts
+from frbench.analysis.forward import check_targets, verdicts
 from frbench.analysis.inputs import ImageSet
+from frbench.engine.presets import EVALUATION_BATCH
 from frbench.errors import InputError
 from frbench.evaluation.target import Target
 
@@ -156,7 +157,7 @@ def fourier_study(
     images: int = IMAGES,
     step: int = 1,
     seed: int = 0,
-    batch: int = BATCH,
+    batch: int = EVALUATION_BATCH,
 ) -> FourierStudy:
     """Measure the error of each model under each single frequency.
 

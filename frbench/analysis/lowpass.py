@@ -27,10 +27,11 @@ from frbench.analysis.filters import (
     default_bandwidths,
     filter_bank,
 )
-from frbench.analysis.forward import BATCH, check_targets, craft, verdicts
+from frbench.analysis.forward import check_targets, craft, verdicts
 from frbench.analysis.inputs import ImageSet
 from frbench.attacks import specs
 from frbench.attacks.spec import AttackSpec
+from frbench.engine.presets import EVALUATION_BATCH
 from frbench.evaluation.target import Target
 
 log = logging.getLogger(__name__)
@@ -200,7 +201,7 @@ def filter_study(
     attacked: bool = True,
     adaptive: bool = False,
     seed: int = 0,
-    batch: int = BATCH,
+    batch: int = EVALUATION_BATCH,
 ) -> FilterStudy:
     """Clean and PGD-20 accuracy of each model at each bandwidth.
 

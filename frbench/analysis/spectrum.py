@@ -21,9 +21,10 @@ from rich.table import Table
 
 from frbench.analysis import estimates, output
 from frbench.analysis.estimates import Estimate
-from frbench.analysis.forward import BATCH, check_targets, craft
+from frbench.analysis.forward import check_targets, craft
 from frbench.analysis.inputs import ImageSet
 from frbench.attacks.spec import AttackSpec
+from frbench.engine.presets import EVALUATION_BATCH
 from frbench.errors import InputError
 from frbench.evaluation.target import Target
 
@@ -222,7 +223,7 @@ def spectrum_study(
     attacks: Sequence[AttackSpec],
     *,
     seed: int = 0,
-    batch: int = BATCH,
+    batch: int = EVALUATION_BATCH,
 ) -> SpectrumStudy:
     """Attack every model with every attack and average the spectra of what was added.
 

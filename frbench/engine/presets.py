@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict
 
 from frbench.names import lookup
 
+EVALUATION_BATCH = 256
+"""Images a chunk of an attack, of what comes from no preset too."""
+
 
 class Preset(BaseModel):
     """What a preset changes, as key: value; a key of a mechanism applies where it rides along."""
@@ -23,7 +26,7 @@ class Preset(BaseModel):
     """Test images that `bench` attacks."""
     autoattack_images: int
     """The same for AutoAttack."""
-    evaluation_batch: int = 256
+    evaluation_batch: int = EVALUATION_BATCH
     """Images a chunk of an attack; part of a cell's identity, so not the device's choice."""
     shortened: str = ""
     """What was shortened, for the row."""

@@ -18,15 +18,13 @@ from torch.nn import functional
 from frbench import storage
 from frbench.attacks import specs
 from frbench.data.cache import cache_root
-from frbench.engine.presets import PRESETS
+from frbench.engine.presets import EVALUATION_BATCH, PRESETS
 from frbench.evaluation import numerics
 from frbench.evaluation.cells import ModelRecord
 from frbench.evaluation.search import Search, searcher, searching
 from frbench.evaluation.target import Target
 from frbench.provenance import hardware_name
 
-BATCH = 256
-"""Images a chunk of a model that comes from no preset."""
 SIZES = (64, 128, 256, 512, 1024, 2048)
 GAIN = 1.05
 """How much faster than the next smaller size one must be to be worth its memory."""
@@ -35,9 +33,9 @@ _REPEATS = 5
 
 
 def preset_batch(record: ModelRecord) -> int:
-    """The number that the preset of a run fixes, else `BATCH`."""
+    """The number that the preset of a run fixes, else that of all others."""
     preset = PRESETS.get(record.preset or "")
-    return preset.evaluation_batch if preset else BATCH
+    return preset.evaluation_batch if preset else EVALUATION_BATCH
 
 
 def fastest_batch(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from frbench import storage
 from frbench.attacks import AttackSpec
 from frbench.data import Dataset, Split
+from frbench.engine.presets import EVALUATION_BATCH
 from frbench.errors import FrbenchError, InputError
 from frbench.evaluation import costs, numerics, provenance
 from frbench.evaluation.cells import UNSEEN, Cell, CellStore, DataRange, ModelRecord
@@ -46,7 +47,7 @@ def evaluate(
     start: int = 0,
     n: int | None = None,
     seed: int = 0,
-    batch: int = 256,
+    batch: int = EVALUATION_BATCH,
     search: Search = "exact",
     console: Console | None = None,
 ) -> list[Cell]:

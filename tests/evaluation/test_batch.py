@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from frbench.evaluation import batch
-from frbench.evaluation.batch import BATCH, SIZES, fastest_batch, preset_batch
+from frbench.evaluation.batch import SIZES, fastest_batch, preset_batch
 
 CPU = torch.device("cpu")
 DIGIT = (1, 8, 8)
@@ -36,7 +36,7 @@ def rates(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("preset", "images"), [("resnet18", 1000), ("quick", 256), (None, BATCH), ("gone", BATCH)]
+    ("preset", "images"), [("resnet18", 1000), ("quick", 256), (None, 256), ("gone", 256)]
 )
 def test_a_run_has_the_number_of_its_preset(target, preset, images):
     assert preset_batch(target.record.model_copy(update={"preset": preset})) == images
