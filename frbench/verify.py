@@ -308,24 +308,27 @@ def bench_command(plan: Plan, seeds: int) -> str:
 def _own(plan: Plan, cells: Iterable[Cell]) -> dict[str, Cell]:
     """The complete cells of a plan's headline weights, attacked as `bench` would attack them now.
 
-    Cells of other library versions stay in the folder beside the present ones.
+    Cells of other library versions stay in the folder beside the present ones, and so do those of
+    another training of the same plan: all that come back are of one model, with the most of them.
     """
     images, autoattack_images = _sizes_of(plan)
     sizes = {"clean": images, "pgd20": images, "aa": autoattack_images}
     columns, batch = specs(), find_preset(plan.preset).evaluation_batch
-    return {
-        cell.attack.name: cell
-        for cell in cells
-        if cell.complete
-        and cell.precision == "fp32"
-        and cell.versions == deciding_versions(cell.attack, "exact")
-        and cell.model.defense == plan.defense
-        and cell.model.weights == "best"
-        and _is_run_of(plan, cell.model.target.partition("@")[0])
-        and cell.attack == columns.get(cell.attack.name)
-        and (cell.seed, cell.batch, cell.data.split) == (0, batch, "test")
-        and (cell.data.start, cell.data.n) == (0, sizes.get(cell.attack.name))
-    }
+    models: dict[str, dict[str, Cell]] = {}
+    for cell in cells:
+        if (
+            cell.complete
+            and cell.precision == "fp32"
+            and cell.versions == deciding_versions(cell.attack, "exact")
+            and cell.model.defense == plan.defense
+            and cell.model.weights == "best"
+            and _is_run_of(plan, cell.model.target.partition("@")[0])
+            and cell.attack == columns.get(cell.attack.name)
+            and (cell.seed, cell.batch, cell.data.split) == (0, batch, "test")
+            and (cell.data.start, cell.data.n) == (0, sizes.get(cell.attack.name))
+        ):
+            models.setdefault(cell.model.digest, {})[cell.attack.name] = cell
+    return max(models.values(), key=len, default={})
 
 
 def _is_run_of(plan: Plan, run: str) -> bool:

@@ -77,6 +77,18 @@ def measured(tmp_path: Path) -> tuple[list[Plan], Path, Path]:
     return plans, tmp_path / "results", bands
 
 
+def test_cells_of_two_trainings_of_a_plan_are_not_mixed() -> None:
+    """An AutoAttack of other weights would make a gap between two models."""
+    (plan,) = _plans(0)
+    clean, pgd20, aa = _cells(plan, 120, 97, 23)
+    *_, other = _cells(plan, 118, 90, 30, digest="f" * 64, target=f"{plan.name}@best")
+    for cells in ([clean, pgd20, aa, other], [other, clean, pgd20, aa]):
+        values = verification.seed_result(plan, cells, None).values
+        assert values["aa"] == pytest.approx(100 * 23 / 32)
+    with pytest.raises(InputError, match="no finished aa cell"):
+        verification.seed_result(plan, [clean, pgd20, other], None)
+
+
 def test_a_band_is_as_wide_as_the_seeds_or_the_images_say() -> None:
     by_images = verification.band([50.0, 50.0, 50.0], 100)
     assert (by_images.low, by_images.high) == pytest.approx((40.4, 59.6), abs=0.05)

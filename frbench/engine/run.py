@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from frbench import storage
-from frbench.engine.mechanisms import AVERAGES
+from frbench.engine.mechanisms import AVERAGES, MECHANISMS
 from frbench.engine.plan import Plan
 from frbench.engine.source import source_digest
 from frbench.errors import InputError
@@ -153,28 +153,47 @@ class RunFolder:
 
 
 def find_run(runs_dir: Path, plan: Plan) -> RunFolder | None:
-    """A run that serves `plan`: a finished one of its trajectory with its average and its test
-    images (or any, if it wants none), else its own, to be resumed."""
+    """The run that serves `plan`: its own, if that is finished; else a finished one of the same
+    trajectory with its average and its test images (or any, if it wants none); else its own, to be
+    resumed."""
     folders = [RunFolder(p.parent) for p in sorted(runs_dir.glob(f"*-{plan.trajectory}/run.json"))]
-    serving = [f for f in folders if _serves(f.info()["settings"], plan)]
-    for folder in serving:
-        _check_source(folder, plan)
-    own = (f for f in serving if f.name == plan.name)
-    return next((f for f in serving if f.finished()), next(own, None))
+    found = {folder: _watched(folder.info()["settings"]) for folder in folders}
+    wanted = _watched(plan.settings())
+    own = [folder for folder, watched in found.items() if watched == wanted]
+    serving = [folder for folder, watched in found.items() if _serves(watched, wanted)]
+    candidates = [folder for folder in (*own, *serving) if folder.finished()] or own
+    if not candidates:
+        return None
+    _check_source(candidates[0], plan)
+    return candidates[0]
 
 
 def _check_source(folder: RunFolder, plan: Plan) -> None:
     """Raise InputError where the recipe's code has changed since: its numbers would be the old."""
-    if folder.info().get("recipe_source", now := source_digest(plan.recipe)) != now:
+    if folder.info().get("recipe_code", now := source_digest(plan.recipe)) != now:
         raise InputError(
             f"{folder.path} was trained by other code of '{plan.recipe.base}': move that folder "
             "away to train the present one, or undo the change"
         )
 
 
-def _serves(settings: Mapping[str, Any], plan: Plan) -> bool:
-    mechanisms, wanted = settings["recipe"]["mechanisms"], plan.settings()["recipe"]["mechanisms"]
-    test_images = settings["frame"].get("test_images", 0)  # older runs do not know the setting
-    return plan.frame.test_images in (0, test_images) and all(
-        mechanisms.get(kind) == values for kind, values in wanted.items()
+@dataclass(frozen=True)
+class _Watched:
+    """What tells apart the runs of one trajectory: all mechanisms, test images."""
+
+    mechanisms: Mapping[str, Mapping[str, Any]]
+    test_images: int
+
+
+def _watched(settings: Mapping[str, Any]) -> _Watched:
+    """Of a run's settings; what an older run does not know was as it is by default."""
+    mechanisms = settings["recipe"]["mechanisms"]
+    known = {kind: part().model_dump(mode="json") for kind, part in MECHANISMS.items()}
+    filled = {kind: {**known.get(kind, {}), **values} for kind, values in mechanisms.items()}
+    return _Watched(filled, settings["frame"].get("test_images", 0))
+
+
+def _serves(found: _Watched, wanted: _Watched) -> bool:
+    return wanted.test_images in (0, found.test_images) and all(
+        found.mechanisms.get(kind) == values for kind, values in wanted.mechanisms.items()
     )

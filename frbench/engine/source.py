@@ -7,28 +7,38 @@ import sys
 from pathlib import Path
 
 from frbench import storage
-from frbench.engine.recipe import Recipe
+from frbench.engine.inner import InnerAttack
+from frbench.engine.recipe import Objective, Recipe
 
 _OURS = "frbench."
 """Classes of the harness are told apart by ENGINE_VERSION."""
+_RECIPE = "recipe"
+"""The name of a file's recipe: its values are settings, which a run keeps by themselves."""
 
 
 def source_digest(recipe: Recipe) -> str:
-    """Digest of the classes and functions in the files that define the objective and the attack.
+    """Digest of the files that define objective and attack, and the classes that these build on.
 
-    Comments, docstrings, layout and what else stands in these files do not enter.
+    Comments, docstrings, layout, imports and the settings in `recipe` do not enter.
     """
-    modules = {type(part).__module__ for part in (recipe.objective, recipe.attack)}
+    classes = {*type(recipe.objective).__mro__, *type(recipe.attack).__mro__}
+    modules = {c.__module__ for c in classes if issubclass(c, (Objective, InnerAttack))}
     files = {n: Path(str(sys.modules[n].__file__)) for n in modules if not n.startswith(_OURS)}
     return storage.canonical_digest({name: _code(path) for name, path in files.items()})
 
 
 def _code(path: Path) -> list[str]:
+    """Its statements as Python writes them, which says the same in every version of Python."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         _drop_docstring(node)
-    parts = (ast.FunctionDef, ast.ClassDef)
-    return [ast.dump(node) for node in tree.body if isinstance(node, parts)]
+    return [ast.unparse(node) for node in tree.body if not _is_idle(node)]
+
+
+def _is_idle(node: ast.stmt) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    names = [target.id for target in targets if isinstance(target, ast.Name)]
+    return isinstance(node, (ast.Import, ast.ImportFrom)) or names == [_RECIPE]
 
 
 def _drop_docstring(node: ast.AST) -> None:

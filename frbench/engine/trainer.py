@@ -301,7 +301,7 @@ class Trainer:
             "name": self.folder.name,
             "settings": self.plan.settings(),
             "engine": ENGINE_VERSION,
-            "recipe_source": source_digest(self.plan.recipe),
+            "recipe_code": source_digest(self.plan.recipe),
             "finished": finished,
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "data_sha256": self._data_digest,

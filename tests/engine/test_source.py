@@ -30,7 +30,29 @@ def test_code_counts_and_comments_do_not(mine):
     known = source_digest(mine())
     assert source_digest(mine('"""', '"""Another first word. ')) == known
     assert source_digest(mine("class Trades", "# a comment\nclass Trades")) == known
+    assert source_digest(mine("start=", "start =")) == known
     assert source_digest(mine("self.beta *", "2 * self.beta *")) != known
+    assert source_digest(mine("class Trades", "EPS = 1\n\n\nclass Trades")) != known
+
+
+def test_code_that_a_class_builds_on_counts(own_defenses):
+    text = own_defenses()["trades"].path.read_text()
+    child = (
+        "from defenses.trades import Trades\n"
+        "from frbench.engine import Recipe\n"
+        "class Child(Trades):\n"
+        '    """TRADES, called otherwise."""\n'
+        "recipe = Recipe(base='child', objective=Child())\n"
+    )
+    known = source_digest(own_defenses(child=child)["child"].recipe)
+    changed = own_defenses(trades=text.replace("self.beta *", "2 * self.beta *"))
+    assert source_digest(changed["child"].recipe) != known
+
+
+def test_settings_and_imports_do_not_count(mine):
+    known = source_digest(mine())
+    assert source_digest(mine('"weight_decay": ', '"weight_decay": 2 * ')) == known
+    assert source_digest(mine("import torch.nn", "import math\nimport torch.nn")) == known
 
 
 def test_a_changed_formula_is_not_reused(mine, small_digits, tmp_path):

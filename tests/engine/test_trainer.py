@@ -392,6 +392,14 @@ def test_finished_run_is_preferred_to_an_unfinished_one(tmp_path):
     assert find_run(tmp_path, plan("pgd_at")).name == done.name
 
 
+def test_own_finished_run_is_preferred_to_one_that_serves_too(tmp_path):
+    """On a GPU two trainings of one plan differ: what was measured on one stays with it."""
+    own = finished(tmp_path, plan("pgd_at"))
+    averaged = finished(tmp_path, plan("at_swa", swa__start_epoch=1))
+    assert find_run(tmp_path, plan("pgd_at")).name == own.name
+    assert find_run(tmp_path, plan("at_swa", swa__start_epoch=1)).name == averaged.name
+
+
 def test_unfinished_run_with_an_average_is_not_resumed_as_one_without(tmp_path):
     """Else its last epochs would be missing from the average, and nobody would see it."""
     found = plan("at_swa", swa__start_epoch=1)
@@ -415,6 +423,18 @@ def test_run_from_before_a_setting_still_serves(tmp_path):
     del settings["frame"]["test_images"]
     run.write_info({"settings": settings, "finished": True})
     assert find_run(tmp_path, plan()).name == run.name
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_run_from_before_a_mechanisms_setting_still_serves(tmp_path, done):
+    """EMA once had no start_epoch: it started at 0, and its run had another name."""
+    found = plan("pgd_at+ema")
+    settings = found.settings()
+    del settings["recipe"]["mechanisms"]["ema"]["start_epoch"]
+    run = RunFolder(tmp_path / f"smoke-pgd_at+ema-s0-beef-{found.trajectory}")
+    run.write_info({"settings": settings, "finished": done})
+    assert find_run(tmp_path, found).name == run.name
+    assert find_run(tmp_path, plan("pgd_at+ema", ema__start_epoch=1)) is None
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", ""])
