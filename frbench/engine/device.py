@@ -57,6 +57,20 @@ class Device:
         return name if self.cuda else f"{name}, {torch.get_num_threads()} threads"
 
 
+def compile_anew(network: nn.Module, *, dynamic: bool | None = None) -> nn.Module:
+    """`network`, compiled when it is called first.
+
+    What was compiled before is forgotten, because torch counts by function: after eight networks
+    of a class it would run the next ones as they are, and say so in its log alone.
+
+    Args:
+        network: shares its tensors with the result.
+        dynamic: whether shapes may vary; None: once one has varied.
+    """
+    torch.compiler.reset()
+    return torch.compile(network, dynamic=dynamic)  # type: ignore[return-value]
+
+
 def has_bf16(device: torch.device) -> bool:
     """Whether `device` multiplies in bf16; one that has to emulate it is slower than in float32."""
     if device.type == "cuda":

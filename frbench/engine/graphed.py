@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from frbench.engine.device import Device
+from frbench.engine.device import Device, compile_anew
 from frbench.engine.recipe import Recipe
 from frbench.engine.settings import Frame
 from frbench.engine.step import TrainingStep
@@ -81,7 +81,7 @@ class GraphedStep(TrainingStep):
         notice: Callable[[str], None],
     ) -> None:
         super().__init__(model, recipe, frame, device)
-        self._fast: nn.Module = torch.compile(model, dynamic=False) if compiled else model  # type: ignore[assignment]
+        self._fast = compile_anew(model, dynamic=False) if compiled else model
         self._notice = notice
         self._graphs: dict[object, _Captured | None] = {}
 

@@ -202,7 +202,7 @@ def _runner(
         raise InputError(f"model '{name}' cannot take images of {shape}: {reason}") from error
     attacked = searcher(target.model, search)
     if search == "compiled" and console:
-        console.print("compiling the model for the search: minutes, once for every attack ...")
+        console.print("compiling the model for the search: minutes, the first time ...")
     try:
         with searching(search, unfinished[0].attack, device):
             speed = costs.measure(attacked, few, truth, eps=8 / 255)

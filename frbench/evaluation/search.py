@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from frbench.attacks import AttackSpec
 from frbench.attacks.projection import sortless_fab
-from frbench.engine.device import has_bf16
+from frbench.engine.device import compile_anew, has_bf16
 from frbench.models import Normalized
 from frbench.models.folding import Folded
 
@@ -80,8 +80,8 @@ class _Twin(nn.Module):
         super().__init__()
         self.folded: nn.Module = Folded(model)
         self.folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if compiled:  # the first call compiles for its shape, another shape for any batch size
-            self.folded = torch.compile(self.folded)  # type: ignore[assignment]
+        if compiled:  # its first shape as it is, then once for all numbers of images
+            self.folded = compile_anew(self.folded)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes), float32, for images (n, c, h, w) in [0, 1]."""

@@ -63,6 +63,21 @@ def test_compiled_twin_finds_what_the_plain_one_finds(
     assert shapes
 
 
+def test_every_twin_is_compiled_however_many_there_were(
+    convolutional: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[fx.GraphModule] = []
+
+    def backend(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    for number in range(1, 11):
+        search.searcher(convolutional.model, "compiled")(torch.rand(4, 1, 8, 8))
+        assert len(compiled) == number
+
+
 def test_twin_that_cannot_be_compiled_is_one_line(
     convolutional: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,7 +40,6 @@ def add(result: Result, options: Options, model: str) -> None:
 
 
 def _measured(name: str, plan: Plan, options: Options, flops: float) -> dict[str, Any]:
-    torch.compiler.reset()  # else the eighth network of a kind would not be compiled any more
     loops: list[OurLoop] = []
 
     def build() -> None:
