@@ -346,6 +346,7 @@ def _check_alike(cells: Sequence[Cell]) -> None:
         ("protocol", {cell.model.protocol for cell in cells}),
         ("settings", {cell.model.note for cell in cells}),
         ("engine", {str(cell.model.engine) for cell in cells}),
+        ("training_precision", {cell.model.training_precision for cell in cells}),
     ]
     for name in sorted({cell.attack.name for cell in cells}):
         own = {cell.attack for cell in cells if cell.attack.name == name}

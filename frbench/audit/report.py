@@ -15,6 +15,7 @@ from frbench.attacks import format_length
 from frbench.audit.findings import MARKS, Finding, Verdict
 from frbench.errors import InputError
 
+USUAL_EPS = 8 / 255
 _COLORS = {"trusted": "green", "suspicious": "yellow", "broken": "red"}
 
 
@@ -27,6 +28,13 @@ class Audit(BaseModel):
     digest: str
     verdict: Verdict
     reasons: tuple[str, ...] = ()
+    eps: float = USUAL_EPS
+    n: int | None = None
+
+    @property
+    def threat_model(self) -> str:
+        """As a table says it."""
+        return f"Linf {format_length(self.eps)}"
 
     @property
     def mark(self) -> str:
@@ -53,7 +61,7 @@ class AuditReport(Audit):
         """One row a check, the verdict in the title."""
         title = f"{self.name}: {self.verdict}"
         caption = (
-            f"Linf {format_length(self.eps)}, {self.n} test images of {self.dataset}, seed "
+            f"{self.threat_model}, {self.n} test images of {self.dataset}, seed "
             f"{self.seed}, {self.seconds:.0f} s; shares of all images unless said otherwise"
         )
         table = Table(title=title, caption=caption, title_style=_COLORS[self.verdict])
@@ -71,26 +79,29 @@ class AuditReport(Audit):
 
 
 def save_report(report: AuditReport, results_dir: Path) -> Path:
-    """Write `<results_dir>/audits/<target>-<digest>.json`; a model's newest audit is the one kept.
+    """Write `<results_dir>/audits/<target>-<digest>.json`.
+
+    A model's newest audit of a radius is the one kept; an unusual radius stands in the name.
 
     Returns:
         The path.
     """
     safe = "".join(c if c.isalnum() or c in "-_+.@" else "-" for c in report.target)
-    path = results_dir / "audits" / f"{safe}-{report.digest[:8]}.json"
+    radius = "" if report.eps == USUAL_EPS else f"-eps{report.eps:.4f}"
+    path = results_dir / "audits" / f"{safe}-{report.digest[:8]}{radius}.json"
     storage.write_json(path, report.model_dump(mode="json"))
     return path
 
 
-def read_audits(results_dir: Path) -> dict[str, Audit]:
-    """The audits of a results folder, by the digest of the model.
+def read_audits(results_dir: Path) -> dict[tuple[str, str], Audit]:
+    """The audits of a results folder, by the digest of the model and the threat model.
 
     Weights that were audited under two names have the worse of their verdicts.
 
     Raises:
         InputError: a damaged audit, which is named.
     """
-    found: dict[str, Audit] = {}
+    found: dict[tuple[str, str], Audit] = {}
     for path in sorted((results_dir / "audits").glob("*.json")):
         try:
             audit = Audit.model_validate_json(path.read_bytes())
@@ -99,8 +110,9 @@ def read_audits(results_dir: Path) -> dict[str, Audit]:
             raise InputError(
                 f"damaged audit {path}: {what.strip()}; move it away and audit the target again"
             ) from None
-        known = found.get(audit.digest)
-        found[audit.digest] = worst_audit([known, audit] if known else [audit])
+        key = audit.digest, audit.threat_model
+        known = found.get(key)
+        found[key] = worst_audit([known, audit] if known else [audit])
     return found
 
 

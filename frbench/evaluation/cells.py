@@ -49,6 +49,17 @@ class ModelRecord(BaseModel):
     note: str = Field(default="", description="what the preset shortens, what the adapter saw")
     cost: dict[str, float] = Field(default_factory=dict, description="training cost of a run")
 
+    @property
+    def explicit_target(self) -> str:
+        """The target that names these weights even where their run has an average too."""
+        plain = self.source == "run" and self.weights == "best" and "@" not in self.target
+        return f"{self.target}@best" if plain else self.target
+
+    @property
+    def training(self) -> tuple[int | None, str | None]:
+        """Engine and precision: others train other weights from the same settings."""
+        return self.engine, self.training_precision
+
     def better_than(self, other: ModelRecord) -> bool:
         """Whether a cell of both, which have the same weights, shall tell this one.
 

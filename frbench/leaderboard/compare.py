@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from frbench.engine.mechanisms import AVERAGES
 from frbench.errors import InputError
 from frbench.evaluation.cells import BROKEN, ROBUST, Cell, ModelRecord
 from frbench.leaderboard import statistics
@@ -87,21 +88,23 @@ def compare(root: Path, a: str, b: str) -> RowComparison:
 def find_row(cells: Sequence[Cell], text: str) -> str:
     """The digest of the model that a user names; raises InputError if there is not just one.
 
-    A run's own name is its headline, as for `evaluate`: its average where it has one; `@best` are
-    the plain weights.
+    A bare name is what `evaluate` takes for it: the best weights rather than the last, and of a run
+    its average where it has one; `@best` are the plain weights.
     """
     names: dict[str, set[str]] = {}
     text = text.rstrip("/")
     for cell in cells:
         for name in _names(cell.model):
             names.setdefault(name, set()).add(cell.model.digest)
-    averaged = {f"{text}@swa-best", f"{text}@ema-best"}
+    averaged = {f"{text}@{kind}-best" for kind in AVERAGES}
     found = {c.model.digest for c in cells if c.model.target in averaged} or names.get(text, set())
     digits = (text.split() or [""])[-1].lstrip("#")  # a label's last word, or all there is
     if not found and len(digits) >= 6:
         found = {c.model.digest for c in cells if c.model.digest.startswith(digits)}
     if not found:
         raise unknown("row", text, names)
+    best = found & {c.model.digest for c in cells if c.model.weights != "last"}
+    found = best or found
     if len(found) > 1:
         choices = sorted(
             {
@@ -117,16 +120,10 @@ def find_row(cells: Sequence[Cell], text: str) -> str:
 
 def _names(model: ModelRecord) -> set[str]:
     """Every way to write a row's name."""
-    names = {model.name, model.target, full_name(model), explicit_target(model)}
+    names = {model.name, model.target, full_name(model), model.explicit_target}
     if model.seed is not None:
         names |= {f"{full_name(model)} seed {model.seed}"}
     return names
-
-
-def explicit_target(model: ModelRecord) -> str:
-    """The target that names these weights even where their run has an average too."""
-    plain = model.source == "run" and model.weights == "best" and "@" not in model.target
-    return f"{model.target}@best" if plain else model.target
 
 
 def compare_rows(a: Sequence[Cell], b: Sequence[Cell]) -> RowComparison:

@@ -15,7 +15,7 @@ from frbench.attacks.spec import AA_STAGES, AttackSpec, format_length
 from frbench.errors import InputError
 from frbench.evaluation.cells import Cell, ModelRecord
 from frbench.leaderboard import published
-from frbench.leaderboard.compare import explicit_target, find_row
+from frbench.leaderboard.compare import find_row
 from frbench.leaderboard.neighbours import architecture_name
 from frbench.leaderboard.published import Snapshot
 from frbench.leaderboard.refresh import entry_of
@@ -110,7 +110,7 @@ def _measured(cells: list[Cell], row: str) -> tuple[Cell, Cell]:
     if clean is None:
         raise InputError(
             f"'{row}' has no clean accuracy on all {IMAGES:,} test images; "
-            f"run `frbench evaluate {explicit_target(aa.model)} --attacks clean`"
+            f"run `frbench evaluate {aa.model.explicit_target} --attacks clean`"
         )
     return clean, aa
 
@@ -175,7 +175,7 @@ def _full(cells: list[Cell]) -> Cell | None:
 def _refusal(cells: list[Cell], row: str) -> str:
     """How far AutoAttack has come, and the command that finishes it."""
     own = [c for c in cells if c.attack.is_autoattack]
-    command = f"run `frbench evaluate {explicit_target(cells[0].model)} --attacks clean,aa`"
+    command = f"run `frbench evaluate {cells[0].model.explicit_target} --attacks clean,aa`"
     wanted = f"RobustBench needs all four stages of AutoAttack on all {IMAGES:,} test images"
     if not own:
         return f"'{row}' has no AutoAttack: {wanted}; {command}"

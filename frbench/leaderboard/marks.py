@@ -8,15 +8,17 @@ from frbench.audit import MARKS, Audit, worst_audit
 from frbench.leaderboard.rows import Row
 
 
-def audited(row: Row, audits: Mapping[str, Audit]) -> Row:
+def audited(row: Row, threat_model: str, audits: Mapping[tuple[str, str], Audit]) -> Row:
     """The row with its audit; with several seeds the worst one of its members.
 
     Args:
-        audits: by the digest of the model, see `frbench.audit.read_audits`.
+        row: of a table.
+        threat_model: of that table; an audit in another ball says nothing about it.
+        audits: see `frbench.audit.read_audits`.
     """
     if not row.members:
-        return row.model_copy(update={"audit": audits.get(row.model.digest)})
-    members = tuple(audited(member, audits) for member in row.members)
+        return row.model_copy(update={"audit": audits.get((row.model.digest, threat_model))})
+    members = tuple(audited(member, threat_model, audits) for member in row.members)
     found = [member.audit for member in members if member.audit]
     audit = worst_audit(found) if found else None
     return row.model_copy(update={"members": members, "audit": audit})
@@ -32,7 +34,9 @@ def legend(rows: Sequence[Row]) -> Iterator[str]:
     verdicts = {row.audit.verdict for row in rows if row.audit}
     if verdicts:
         meanings = (f"{sign} {verdict}" for verdict, sign in MARKS.items() if verdict in verdicts)
-        yield f"'frbench audit' found: {', '.join(meanings)}"
+        images = sorted({row.audit.n for row in rows if row.audit and row.audit.n})
+        on = f" on {' or '.join(str(n) for n in images)} images" if images else ""
+        yield f"'frbench audit' found{on}: {', '.join(meanings)}"
     for row in rows:
         if row.audit is None:
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,14 +85,6 @@ def _cut(cell: Cell, start: int, stop: int) -> Cell:
     )
 
 
-def recipe_stem(model: ModelRecord) -> str:
-    """The row's name without its seed and its checkpoint, which two runs of a recipe share."""
-    name = model.name
-    if model.weights:
-        name = re.sub(rf"[-_./@: ]*{re.escape(model.weights)}$", "", name)
-    return re.sub(rf"[-_./ ]+(seed|s)?[-_=]?{model.seed}(?=$|[-_./@: ])", "", name)
-
-
 def full_name(record: ModelRecord) -> str:
     """`at_fr (best)`; the checkpoint is left out where the name already ends with it."""
     if not record.weights or record.name.endswith(record.weights):
@@ -113,14 +104,13 @@ class Single:
     def recipe(self) -> tuple[object, ...]:
         """Equal for the seeds of one recipe, checkpoint left out.
 
-        A run's note names every setting that was changed on the command line; other engines and
-        precisions train other weights from the same settings.
+        A run's note names every setting that was changed on the command line.
         """
         r = self.record
         return (
-            *(recipe_stem(r), r.source, r.defense, r.preset, r.protocol),
+            *(r.name, r.source, r.defense, r.preset, r.protocol),
             *(r.architecture, r.parameters, r.comparable, r.note),
-            *(r.engine, r.training_precision),
+            *r.training,
         )
 
     @property

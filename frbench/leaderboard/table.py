@@ -42,7 +42,6 @@ from frbench.leaderboard.selection import (
     full_name,
     load_cells,
     pick,
-    recipe_stem,
     spec_id,
     task_of,
 )
@@ -73,17 +72,21 @@ def leaderboard(root: Path, *, each_seed: bool = False) -> Leaderboard:
 
 
 def build(
-    cells: Sequence[Cell], *, each_seed: bool = False, audits: Mapping[str, Audit] | None = None
+    cells: Sequence[Cell],
+    *,
+    each_seed: bool = False,
+    audits: Mapping[tuple[str, str], Audit] | None = None,
 ) -> Leaderboard:
-    """The leaderboard of these cells, with audits by digest; see `leaderboard`."""
+    """The leaderboard of these cells, with audits as `read_audits` has them; see `leaderboard`."""
     snapshot = published.robustbench()
     made = [_table(frame, cells, each_seed, snapshot) for frame in _frames(cells)]
-    tables = _distinct_titles(
-        [
-            t.model_copy(update={"rows": tuple(audited(r, audits or {}) for r in t.rows)})
-            for t in made
-        ]
-    )
+    marked = [
+        t.model_copy(
+            update={"rows": tuple(audited(r, t.threat_model, audits or {}) for r in t.rows)}
+        )
+        for t in made
+    ]
+    tables = _distinct_titles(marked)
     paper = published.paper_table2()
     task = (paper.dataset, f"{paper.norm} {paper.eps}")
     return Leaderboard(
@@ -223,9 +226,7 @@ def _labels(groups: Sequence[Sequence[Single]]) -> list[str]:
     """A different name for every row, with no more in it than it takes to tell them apart."""
     labels = []
     for group in groups:
-        record = group[0].record
-        stem = record.model_copy(update={"name": recipe_stem(record)}) if len(group) > 1 else record
-        labels.append(full_name(stem))
+        labels.append(full_name(group[0].record))
     firsts = [group[0].record for group in groups]
     labels = _told_apart(labels, [record.preset for record in firsts])
     labels = _told_apart(labels, [record.protocol for record in firsts])

@@ -291,7 +291,7 @@ def _local_target(record: ModelRecord, runs_dir: Path) -> Target | str:
     if ":" in record.target:
         return "models from other places are not loaded for a report"
     try:
-        target = resolve_target(record.target, runs_dir=runs_dir)
+        target = resolve_target(record.explicit_target, runs_dir=runs_dir)
     except FrbenchError as error:
         return f"its weights are not at hand ({error})"
     if target.record.digest != record.digest:

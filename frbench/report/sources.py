@@ -41,11 +41,11 @@ class Study:
 
 @dataclass(frozen=True)
 class Sources:
-    """Everything that the report reads; `audits` by the digest of the model."""
+    """Everything that the report reads; `audits` as `read_audits` has them."""
 
     board: Leaderboard
     cells: tuple[Cell, ...]
-    audits: dict[str, Audit]
+    audits: dict[tuple[str, str], Audit]
     studies: tuple[Study, ...]
     curves: tuple[RunCurve, ...]
 

@@ -198,7 +198,9 @@ def test_ablation_refuses_to_choose_among_cells(targets: list[Target]) -> None:
         ablation([])
 
 
-@pytest.mark.parametrize("field", ["preset", "protocol", "architecture", "note"])
+@pytest.mark.parametrize(
+    "field", ["preset", "protocol", "architecture", "note", "training_precision"]
+)
 def test_ablation_refuses_bars_of_different_trainings(targets: list[Target], field: str) -> None:
     cells = [
         cell(targets[0], "pgd_at", "clean", "1110", **{field: "one"}),

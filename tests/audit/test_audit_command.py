@@ -72,7 +72,11 @@ def test_tables_read_the_file_that_an_audit_writes(
     content = json.loads(path.read_text())
     assert {"target", "digest", "verdict", "reasons", "findings", "n", "seed"} <= content.keys()
     assert content["provenance"]["torch"] == torch.__version__
-    assert read_audits(tmp_path)[report.digest].verdict == "trusted"
+    assert read_audits(tmp_path)[report.digest, "Linf 8/255"].verdict == "trusted"
+    small = report.model_copy(update={"eps": 1 / 255, "verdict": "broken"})
+    assert save_report(small, tmp_path) != path
+    verdicts = {ball: found.verdict for (_, ball), found in read_audits(tmp_path).items()}
+    assert verdicts == {"Linf 8/255": "trusted", "Linf 1/255": "broken"}
 
 
 def test_the_command_prints_json_alone_and_uses_the_other_runs_as_sources(

@@ -72,6 +72,7 @@ def test_rows_are_found_by_name_checkpoint_target_and_digest(
     last = model_record("at_fr", digest="1" * 64, weights="last", target="runs/at_fr-0@last")
     cells = [make_cell(m, "pgd20", "10") for m in (best, last)]
     for text in (
+        "at_fr",
         "at_fr (best)",
         "bbbbbb",
         "#bbbbbb",
@@ -80,10 +81,12 @@ def test_rows_are_found_by_name_checkpoint_target_and_digest(
         "runs/at_fr-0@best",
     ):
         assert find_row(cells, text) == best.digest
+    assert find_row(cells, "at_fr (last)") == find_row(cells, "111111") == last.digest
+    other = make_cell(model_record("at_fr", digest="c" * 64, seed=1), "pgd20", "10")
     with pytest.raises(
-        InputError, match=r"'at_fr' names 2 rows: choose one of 11111111 \(at_fr \(last\)"
+        InputError, match=r"'at_fr' names 2 rows: choose one of bbbbbbbb \(at_fr \(best\)"
     ):
-        find_row(cells, "at_fr")
+        find_row([*cells, other], "at_fr")
     with pytest.raises(InputError, match="unknown row 'at_fx': did you mean 'at_fr'"):
         find_row(cells, "at_fx")
 

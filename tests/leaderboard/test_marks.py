@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from frbench.attacks import pgd
 from frbench.errors import InputError
 from frbench.evaluation.cells import Cell, CellStore, ModelRecord
 from frbench.leaderboard.render import render
@@ -36,10 +37,10 @@ def results(
 
 @pytest.fixture
 def add_audit(results: Path) -> Callable[..., None]:
-    def add(digest: str, verdict: str, *reasons: str, name: str = "a") -> None:
+    def add(digest: str, verdict: str, *reasons: str, name: str = "a", **more: float) -> None:
         folder = results / "audits"
         folder.mkdir(exist_ok=True)
-        content = {"target": name, "digest": digest, "verdict": verdict, "reasons": reasons}
+        content = {"target": name, "digest": digest, "verdict": verdict, "reasons": reasons, **more}
         (folder / f"{name}-{digest}.json").write_text(json.dumps(content))
 
     return add
@@ -76,7 +77,8 @@ def test_csv_and_json_have_the_verdict_and_its_reasons(
     add_audit(PGD_AT, "broken", REASON, "another")
     board = leaderboard(results)
     audit = {"target": "a", "digest": PGD_AT, "verdict": "broken", "reasons": [REASON, "another"]}
-    assert rows(board)["pgd_at (best)"]["audit"] == audit
+    found = rows(board)["pgd_at (best)"]["audit"]
+    assert {key: found[key] for key in audit} == audit
     lines = {line["label"]: line for line in csv.DictReader(io.StringIO(render(board, "csv")))}
     assert lines["pgd_at (best)"]["audit"] == "broken"
     assert lines["pgd_at (best)"]["audit_reasons"] == f"{REASON}; another"
@@ -92,6 +94,25 @@ def test_without_an_audit_of_these_weights_nothing_is_said(
     board = leaderboard(results)
     assert all("audit" not in render(board, form) for form in (*TEXTS, "csv"))
     assert all(row["audit"] is None for row in rows(board).values())
+
+
+def test_an_audit_marks_tables_of_its_own_ball_alone(
+    results: Path,
+    add_audit: Callable[..., None],
+    make_cell: Callable[..., Cell],
+    model_record: Callable[..., ModelRecord],
+) -> None:
+    """That a model resists 1/255 says nothing of 8/255."""
+    CellStore(results).save(make_cell(model_record("pgd_at"), pgd(norm="L2", steps=20), "1" * 50))
+    add_audit(PGD_AT, "trusted", eps=1 / 255, n=16)
+    assert all(row.audit is None for table in leaderboard(results).tables for row in table.rows)
+    add_audit(PGD_AT, "suspicious", name="b", n=64)
+    marked = {
+        table.threat_model: [row.audit.verdict for row in table.rows if row.audit]
+        for table in leaderboard(results).tables
+    }
+    assert marked == {"Linf 8/255": ["suspicious"], "L2 8/255": []}
+    assert "'frbench audit' found on 64 images: ?" in render(leaderboard(results), "table")
 
 
 def test_a_row_of_several_seeds_has_the_worst_verdict_of_its_models(

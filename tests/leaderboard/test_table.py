@@ -175,6 +175,14 @@ def test_seeds_become_mean_and_standard_deviation(
     assert len(single_table(build(cells, each_seed=True)).rows) == 3
 
 
+def test_a_name_that_ends_like_a_seed_is_a_name(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    runs = [model_record("mine_2", digest=f"{seed}" * 64, seed=seed) for seed in range(3)]
+    (table,) = build([make_cell(run, "pgd20", "10") for run in runs]).tables
+    assert [(row.label, len(row.members)) for row in table.rows] == [("mine_2 (best)", 3)]
+
+
 @pytest.mark.parametrize("field", ["preset", "protocol", "weights", "architecture"])
 def test_runs_that_differ_in_more_than_the_seed_stay_apart(
     make_cell: CellMaker, model_record: RecordMaker, field: str

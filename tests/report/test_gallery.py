@@ -83,6 +83,23 @@ def test_pictures_agree_with_the_cell(
         assert picture.clean.startswith("data:image/png;base64,")
 
 
+def test_the_plain_weights_of_a_run_with_an_average_are_those_of_its_row(
+    measured: Path, tiny: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name alone stands for the average."""
+    plain = tiny.record.model_copy(update={"weights": "best"})
+    asked: list[str] = []
+
+    def resolve(text: str, **_: object) -> Target:
+        asked.append(text)
+        return tiny
+
+    monkeypatch.setattr(gallery, "resolve_target", resolve)
+    cells = [cell.model_copy(update={"model": plain}) for cell in load_cells(measured)]
+    galleries(build(cells), cells, measured)
+    assert asked == ["smoke-a@best"]
+
+
 def test_other_weights_are_not_shown(
     measured: Path, tiny: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
