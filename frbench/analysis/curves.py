@@ -34,7 +34,7 @@ _CHOOSE = "keep the cells of one suite in a results folder of their own"
 
 @dataclass(frozen=True)
 class Curve:
-    """What one run recorded: one row an epoch, accuracies in [0, 1].
+    """What one run recorded: one row an epoch, counted from 1, accuracies in [0, 1].
 
     Columns are those of the run's metrics file, such as `val_clean`, `val_pgd20`, `test_pgd20`, and
     the same with `swa_` or `ema_` in front for the averaged weights.
@@ -176,7 +176,8 @@ def read_curve(run: Path) -> Curve:
             row = json.loads(line)
             if "val_clean" not in row and "train_loss" in row:
                 continue
-            rows[int(row["epoch"])] = row
+            epoch = int(row["epoch"]) + 1  # counted from 1, as everywhere that people look
+            rows[epoch] = {**row, "epoch": epoch}
             float(row["val_clean"]), float(row["val_pgd20"])
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"damaged metrics {path}:{number}: {error!r}") from None

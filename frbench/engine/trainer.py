@@ -88,7 +88,7 @@ class Trainer:
         judged = _first(validation, frame.validation_images)
         self.judge = Judge(judged, device, plan.recipe.attack, notice)
         self._test_judge = _test_judge(data, plan, device, notice)
-        self.average_state = empty_state(self.model)
+        self.average_state = empty_state(self.model) if plan.recipe.average else {}
         self.progress = Progress()
         self._notice = notice
         self._data_digest = data.train.sha256
@@ -147,6 +147,8 @@ class Trainer:
         if isinstance(threads, int) and not (self.device.cuda or chosen_by_user()):
             torch.set_num_threads(threads)  # sums are rounded as in the first part of the run
         own = self._tensors()
+        # Older checkpoints hold an average, empty, for recipes that have none too.
+        tensors = {n: t for n, t in tensors.items() if n in own or not n.startswith("average.")}
         if _shapes(own) != _shapes(tensors):
             raise FrbenchError(
                 f"checkpoint of {self.folder.path} belongs to another recipe or model; "
@@ -213,9 +215,10 @@ class Trainer:
             )
         last = epoch + 1 == frame.epochs
         if last or (epoch + 1) % frame.validation_every == 0:
-            metrics |= self._judge_and_keep("", self.model, epoch, last)
+            models = {"": self.model}
             if average is not None:
-                metrics |= self._judge_and_keep(average.kind, self.averaged_model(), epoch, last)
+                models[average.kind] = self.averaged_model()
+            metrics |= self._judge_and_keep(models, epoch, last)
         return metrics
 
     def _average(self, epoch: int) -> WeightAverage | None:
@@ -234,9 +237,22 @@ class Trainer:
         return model
 
     def _judge_and_keep(
-        self, kind: str, model: Normalized, epoch: int, last: bool
+        self, models: dict[str, Normalized], epoch: int, last: bool
     ) -> dict[str, float]:
-        """Accuracies on the held-out split as metrics; saves the weights if best or last."""
+        """Judge the models, then save those that are the best or the last; returns the metrics.
+
+        In this order, so that a kill hardly finds the files ahead of the checkpoint.
+        """
+        judged = {kind: self._judged(kind, model, epoch) for kind, model in models.items()}
+        metrics: dict[str, float] = {}
+        for kind, judgement in judged.items():
+            metrics |= self._as_metrics(kind, models[kind], judgement)
+        for kind, judgement in judged.items():
+            self._keep(kind, models[kind], epoch, judgement, last)
+        return metrics
+
+    def _judged(self, kind: str, model: Normalized, epoch: int) -> Judgement:
+        """Accuracies on the held-out split; raises Diverged if the model has collapsed."""
         judgement = self.judge(model, derive_seed(self.plan.seed, "validation"))
         late = epoch >= max(1, PATIENCE * self.plan.frame.epochs)
         if not kind and late and judgement.logit_std < COLLAPSED:
@@ -245,12 +261,21 @@ class Trainer:
                 f"{judgement.logit_std:.3f}); {self._kept()}; start FR later (fr.start_epoch), or "
                 f"try a smaller lr or weight{self._or_precision()}"
             )
+        return judgement
+
+    def _keep(
+        self, kind: str, model: Normalized, epoch: int, judgement: Judgement, last: bool
+    ) -> None:
+        """Save the weights if they are the best so far, or the last."""
         prefix = f"{kind}-" if kind else ""
         if judgement.robust > self.progress.best.get(kind, -1.0):
             self.progress.best[kind] = judgement.robust
             self._save(f"{prefix}best", model, epoch, judgement)
         if last:
             self._save(f"{prefix}last", model, epoch, judgement)
+
+    def _as_metrics(self, kind: str, model: Normalized, judgement: Judgement) -> dict[str, float]:
+        """A judgement as columns, with that of the test images where they are watched."""
         key = f"{kind}_" if kind else ""
         return {
             f"{key}val_clean": judgement.clean,

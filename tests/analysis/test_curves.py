@@ -29,7 +29,7 @@ def write_run(folder: Path, robust: list[float], **columns: list[float]) -> Path
 
 def test_best_is_the_first_highest_epoch_and_last_the_last(tmp_path: Path) -> None:
     curve = read_curve(write_run(tmp_path / "run", [0.2, 0.5, 0.5, 0.4]))
-    assert (curve.name, curve.best, curve.last) == ("run", 1, 3)
+    assert (curve.name, curve.best, curve.last) == ("run", 2, 4)
     assert curve.gap(curve.best) == pytest.approx(0.3)
     assert curve.gap(curve.last) == pytest.approx(0.4)
 
@@ -40,8 +40,8 @@ def test_a_resumed_run_counts_a_repeated_epoch_once(tmp_path: Path) -> None:
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(again) + "\n")
     curve = read_curve(run)
-    assert list(curve.metrics["epoch"]) == [0, 1] and curve.best == 0
-    assert curve.at(1, "val_pgd20") == 0.1
+    assert list(curve.metrics["epoch"]) == [1, 2] and curve.best == 1
+    assert curve.at(2, "val_pgd20") == 0.1
 
 
 def write_averaged_run(folder: Path) -> Path:
@@ -62,19 +62,19 @@ def test_several_runs_are_drawn_with_whatever_they_recorded(tmp_path: Path) -> N
     assert study.splits() == ["val", "test"]
     study.save(tmp_path / "out")
     content = json.loads((tmp_path / "out" / "curves.json").read_text())
-    assert [run["best"] for run in content["runs"]] == [2, 1]
+    assert [run["best"] for run in content["runs"]] == [3, 2]
     frame = study.frame()
     assert list(frame["mark"]) == ["", "", "best+last", "", "best", "last"]
     assert list(frame["run"].unique()) == ["pgd_at", "at_fr_swa"]
     svg = (tmp_path / "out" / "curves.svg").read_text()
-    assert "best 30.0 % (epoch 1), last 25.0 % (epoch 2)" in svg
+    assert "best 30.0 % (epoch 2), last 25.0 % (epoch 3)" in svg
 
 
 def test_table_has_best_and_last_of_both_splits_and_of_the_average(tmp_path: Path) -> None:
     study = curve_study([write_averaged_run(tmp_path / "run")])
     columns = {c.header: list(c.cells) for c in study.table().columns}
     assert columns["weights"] == ["plain", "plain", "SWA", "SWA"]
-    assert columns["epoch"] == ["best 1", "last 2", "best 2", "last 2"]
+    assert columns["epoch"] == ["best 2", "last 3", "best 3", "last 3"]
     assert columns["val pgd20"] == ["30.00", "25.00", "40.00", "40.00"]
     assert columns["test gap"] == ["30.00", "50.00", "-", "-"]
 
@@ -230,4 +230,4 @@ def test_epochs_that_were_not_judged_are_no_points(tmp_path: Path) -> None:
         {"epoch": 1, "train_loss": 1.9, "val_clean": 0.4, "val_pgd20": 0.3},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert list(read_curve(tmp_path).metrics["epoch"]) == [1]
+    assert list(read_curve(tmp_path).metrics["epoch"]) == [2]

@@ -65,6 +65,11 @@ def test_not_even_one_image_is_an_error_of_the_judge(steady, small_digits, monke
         judge(steady, seed=3)
 
 
+def test_it_judges_by_twenty_steps_of_2_255_in_the_recipes_ball(small_digits):
+    judge = Judge(small_digits.test, find_device("cpu"), ROBUST)
+    assert judge.attack == InnerAttack(eps=0.1, step_size=2 / 255, steps=20)
+
+
 @pytest.mark.parametrize("instructions", [False, True])
 def test_bf16_may_search_but_float32_counts(steady, small_digits, monkeypatch, instructions):
     monkeypatch.setattr("frbench.engine.device.has_bf16", lambda _: instructions)

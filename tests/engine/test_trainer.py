@@ -13,6 +13,7 @@ from rich.console import Console
 from frbench import storage, workflow
 from frbench.data import to_float
 from frbench.engine.device import find_device
+from frbench.engine.judge import Judge, Judgement
 from frbench.engine.plan import resolve
 from frbench.engine.run import RunFolder, find_run
 from frbench.engine.trainer import Diverged, Trainer, open_run
@@ -181,6 +182,34 @@ def test_best_is_the_epoch_with_the_most_robust_held_out_accuracy(trainer):
     model, meta = load_weights(run.weights("last"))
     assert (meta.architecture, meta.classes, meta.dataset) == ("tiny", 10, "digits")
     assert not model.training
+
+
+def test_of_equally_robust_epochs_the_first_is_kept(trainer, monkeypatch):
+    monkeypatch.setattr(Judge, "__call__", lambda *_: Judgement(0.5, 0.25, 1.0))
+    run = trainer(plan()).run()
+    _, meta = load_weights(run.weights("best"))
+    assert meta.extra["epoch"] == 0
+
+
+def test_a_kill_while_judging_the_average_leaves_the_files_of_the_checkpoint(trainer, monkeypatch):
+    seeds = []
+
+    def better_each_time(judge, model, seed):
+        seeds.append(seed)
+        if len(seeds) == 5:  # one judgement of the first epoch, two of each later one
+            raise Kill
+        return Judgement(0.5, len(seeds) / 100, 1.0)
+
+    monkeypatch.setattr(Judge, "__call__", better_each_time)
+    training = trainer(plan("at_swa", swa__start_epoch=1))
+    with pytest.raises(Kill):
+        training.run()
+    _, progress = training.folder.load_checkpoint()
+    assert progress.best == {"": 0.02, "swa": 0.03}
+    for view, robust in (("best", 0.02), ("swa-best", 0.03)):
+        _, meta = load_weights(training.folder.weights(view))
+        assert (meta.extra["epoch"], meta.extra["val_pgd20"]) == (1, robust)
+    assert len(set(seeds)) == 1, "every epoch is judged from the same random starts"
 
 
 def test_test_images_are_watched_and_nothing_is_chosen_by_them(trainer):
