@@ -18,11 +18,11 @@ from frbench import storage
 from frbench.compat import robustbench_zoo, shadowed_robustbench_files
 from frbench.data import cache_root
 from frbench.errors import FrbenchError, InputError
-from frbench.leaderboard.published import RobustBenchEntry, robustbench
 from frbench.models import weights_digest
 from frbench.models.foreign import find_state, read_checkpoint
 from frbench.models.outside import OutsideModel, refuse_options
 from frbench.names import unknown
+from frbench.published import RobustBenchEntry, robustbench
 
 SCHEME = "robustbench"
 _CLASSES = {"cifar10": 10, "cifar100": 100}

@@ -1,6 +1,7 @@
 """frbench: train, attack and compare adversarially robust image classifiers.
 
-Data flows one way: data, models, attacks, engine, evaluation, leaderboard, analysis, cli.
+Data flows one way: data, models, attacks, engine, evaluation, audit, leaderboard,
+analysis, report, cli.
 A stage imports only stages before it in that list, and the small modules beside this file.
 """
 

@@ -93,12 +93,6 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def canonical_digest(content: Any, length: int = 16) -> str:
     """A short digest of JSON-like data that does not depend on the order of keys."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)

@@ -82,9 +82,10 @@ def forecast(
         if run is not None and store is None:
             continue
         data = load_dataset(plan.frame.dataset)
-        if run is None and plan.trajectory not in trainings:
+        # A run with an average serves the plan without it, whose name is the end of its own.
+        if run is None and not any(saved.endswith(plan.saved) for saved in trainings):
             done = _epochs_done(runs_dir, plan)
-            trainings[plan.trajectory] = estimate(plan, data, device, epochs_done=done)
+            trainings[plan.saved] = estimate(plan, data, device, epochs_done=done)
         if store is not None:
             columns = _columns(plan, data, n)
             if run is not None:

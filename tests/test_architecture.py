@@ -23,11 +23,22 @@ STAGES = (
     "report",
     "cli",
 )
-SHARED = {"errors", "names", "storage", "discovery", "compat", "provenance", "durations", "frbench"}
+SHARED = {
+    "errors",
+    "names",
+    "storage",
+    "discovery",
+    "compat",
+    "provenance",
+    "durations",
+    "published",
+    "frbench",
+}
 """Small modules beside the stages, which import no stage; `frbench` is the package itself."""
 JOBS = {"workflow", "verify"}
 """Whole jobs that use every stage but the command line; only the command line starts them."""
 LIBRARY = sorted((ROOT / "frbench").rglob("*.py"))
+ADAPTERS = sorted(p for p in (ROOT / "baselines").glob("*.py") if p.name != "__init__.py")
 
 
 def _imported(path: Path) -> Iterator[tuple[int, str]]:
@@ -69,6 +80,13 @@ def test_a_stage_imports_only_stages_before_it(path: Path) -> None:
         if name.partition(".")[0] == "frbench" and _part(name) not in _allowed(part)
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize("path", ADAPTERS, ids=lambda p: p.name)
+def test_an_adapter_imports_what_the_evaluation_that_loads_it_may(path: Path) -> None:
+    allowed = _allowed("evaluation")
+    names = [name for _, name in _imported(path) if name.partition(".")[0] == "frbench"]
+    assert names and [name for name in names if _part(name) not in allowed] == []
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda p: str(p.relative_to(ROOT)))

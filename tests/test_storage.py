@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -142,10 +141,3 @@ def test_digests_do_not_depend_on_the_order_of_keys() -> None:
     one, two = {"a": 1, "b": [1, 2]}, {"b": [1, 2], "a": 1}
     assert storage.canonical_digest(one) == storage.canonical_digest(two)
     assert storage.canonical_digest(one) != storage.canonical_digest({"a": 1, "b": [2, 1]})
-
-
-def test_a_files_digest_is_that_of_its_content(tmp_path: Path) -> None:
-    storage.write_json(tmp_path / "a.json", {"x": 1})
-    content = (tmp_path / "a.json").read_bytes()
-    assert storage.sha256_file(tmp_path / "a.json") == storage.sha256(content)
-    assert json.loads(content) == {"x": 1} and content.endswith(b"\n")

@@ -269,6 +269,21 @@ def test_a_forecast_reads_no_run_of_the_present_folder(
     assert found.attack_seconds > 0
 
 
+def test_a_forecast_has_a_training_for_each_average_and_none_for_the_plain_weights(
+    tmp_path: Path,
+) -> None:
+    """One run has one average, and its plain weights are the row without."""
+    names = ("pgd_at", "at_swa", "pgd_at+ema")
+    overrides = {"at_swa": {"epochs": "2", "swa.start_epoch": "1"}}
+    plans = [
+        resolve(name, preset="smoke", overrides=overrides.get(name, {"epochs": "2"}))
+        for name in names
+    ]
+    assert len({plan.trajectory for plan in plans}) == 1
+    found = workflow.forecast(plans, find_device("cpu"), tmp_path / "runs")
+    assert [training.name for training in found.trainings] == [plans[1].name, plans[2].name]
+
+
 def test_more_images_than_there_are_are_refused_before_the_training(
     bench: Callable[..., Bench], tmp_path: Path
 ) -> None:

@@ -228,7 +228,10 @@ def _kernel_claim(natural: str, robust: str, study: KernelStudy) -> Claim:
     if ours is None or theirs is None:
         raise InputError(f"no kernels of {robust} and {natural}: measure both first")
     # Total variation over L1 norm grows with the kernel; that of independent weights does as well.
-    before, after = ([value / e.noise_level for value in e.by_filter] for e in (theirs, ours))
+    before, after = (
+        [value / e.noise_level for value in e.by_filter if value is not None]
+        for e in (theirs, ours)
+    )
     gain = estimates.mean_difference(before, after)
     shares = " and ".join(f"{100 * estimates.mean(part).value:.0f}" for part in (before, after))
     return Claim(

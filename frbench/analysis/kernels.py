@@ -60,18 +60,18 @@ def noise_level(height: int, width: int) -> float:
 class ModelKernels:
     """A model's first layer: the kernels that are shown, and the smoothness of all.
 
-    `by_filter` is the mean smoothness over the channels of each filter.
+    `by_filter` is the mean smoothness over the channels of each filter, None where all are zero.
     """
 
     model: str
     chosen: tuple[int, ...]
     kernels: torch.Tensor
-    by_filter: tuple[float, ...]
+    by_filter: tuple[float | None, ...]
 
     @property
     def smoothness(self) -> Estimate:
         """Mean with its interval over filters."""
-        return estimates.mean(self.by_filter)
+        return estimates.mean([value for value in self.by_filter if value is not None])
 
     @property
     def noise_level(self) -> float:
@@ -162,10 +162,10 @@ def kernel_study(targets: Sequence[Target], *, shown: int = SHOWN, seed: int = 0
         order = torch.randperm(len(kernels), generator=torch.Generator().manual_seed(seed))
         chosen = tuple(sorted(order[:shown].tolist()))
         by_filter = smoothness(kernels).nanmean(1)
-        usable = tuple(by_filter[by_filter.isfinite()].tolist())
-        if not usable:
+        values = tuple(value if math.isfinite(value) else None for value in by_filter.tolist())
+        if not any(value is not None for value in values):
             raise InputError(f"all first-layer kernels of {target.record.name} are zero")
-        entries.append(ModelKernels(target.record.name, chosen, kernels, usable))
+        entries.append(ModelKernels(target.record.name, chosen, kernels, values))
     return KernelStudy(tuple(entries), seed)
 
 

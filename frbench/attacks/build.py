@@ -94,7 +94,7 @@ def _gradient_attack(spec: AttackSpec, model: nn.Module, device: torch.device) -
         elif spec.name == "cw":
             assert spec.step_size is not None and spec.steps is not None
             attack = MarginPGD(model, spec.eps, spec.step_size, spec.steps)
-        else:
+        elif spec.name.startswith("pgd"):
             kind = torchattacks.PGD if spec.norm == "Linf" else torchattacks.PGDL2
             attack = kind(
                 model,
@@ -103,6 +103,8 @@ def _gradient_attack(spec: AttackSpec, model: nn.Module, device: torch.device) -
                 steps=spec.steps,
                 random_start=spec.random_start,
             )
+        else:
+            raise InputError(f"no attack is built for the column '{spec.name}'")
     attack.set_device(device)
     call: Attacker = attack
     return call

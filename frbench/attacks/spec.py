@@ -46,7 +46,7 @@ class AttackSpec(BaseModel):
             return "AA" if self.stages == AA_STAGES else f"AA ({short})"
         if self.name.startswith("pgd"):
             return f"PGD-{self.steps}"
-        return {"clean": "Clean", "fgsm": "FGSM", "cw": "C&W"}[self.name]
+        return {"clean": "Clean", "fgsm": "FGSM", "cw": "C&W"}.get(self.name, self.name)
 
 
 def format_length(value: float) -> str:

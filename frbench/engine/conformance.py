@@ -27,7 +27,7 @@ from frbench.engine.device import Device, find_device
 from frbench.engine.outputs import Outputs
 from frbench.engine.plan import Plan, check_original, resolve
 from frbench.engine.recipe import Recipe
-from frbench.engine.registry import Defense, defenses
+from frbench.engine.registry import Defense, parse_defense
 from frbench.engine.run import RunFolder
 from frbench.engine.step import TrainingStep
 from frbench.engine.trainer import Trainer
@@ -364,13 +364,10 @@ def _fixed(bench: Bench, logits: list[Tensor]) -> Outputs:
     return Outputs(lambda x: logits[int(x.item())], clean, adversarial, bench.labels)
 
 
-def forward_units_table(names: Iterable[str] | None = None) -> list[Cost]:
-    """Costs of the named recipes, or of every registered one."""
-    from frbench.engine.registry import parse_defense
-
-    chosen = defenses()[0].values() if names is None else [parse_defense(n) for n in names]
+def forward_units_table(names: Iterable[str]) -> list[Cost]:
+    """Costs of the named recipes."""
     data = _few(load_dataset("digits"))
-    return [forward_units(Bench(defense, data)) for defense in chosen]
+    return [forward_units(Bench(parse_defense(name), data)) for name in names]
 
 
 class _WholeOnly(contextlib.AbstractContextManager["_WholeOnly"]):

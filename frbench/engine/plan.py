@@ -28,7 +28,7 @@ ENGINE_VERSION = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """What to train, completely: two equal plans give bit-equal weights on one machine."""
+    """What to train, completely: two equal plans on as many threads of one CPU are bit-equal."""
 
     defense: str
     preset: str

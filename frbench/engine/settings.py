@@ -1,4 +1,4 @@
-"""The frame that a recipe is trained in: model, data, schedule, seed. The defaults are the common
+"""The frame that a recipe is trained in: model, data, schedule. The defaults are the common
 protocol, the paper's own settings for the models that its authors trained."""
 
 from __future__ import annotations

@@ -9,17 +9,16 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from frbench import storage
+from frbench import published, storage
 from frbench.attacks.columns import specs
 from frbench.attacks.spec import AA_STAGES, AttackSpec, format_length
 from frbench.errors import InputError
 from frbench.evaluation.cells import Cell, ModelRecord
-from frbench.leaderboard import published
 from frbench.leaderboard.compare import find_row
 from frbench.leaderboard.neighbours import architecture_name
-from frbench.leaderboard.published import Snapshot
 from frbench.leaderboard.refresh import entry_of
 from frbench.leaderboard.selection import Task, full_name, load_cells, pick, spec_id, task_of
+from frbench.published import Snapshot
 
 IMAGES = 10_000
 USUAL = "Linf 8/255"  # the threat model to submit where a row was measured under several

@@ -6,8 +6,8 @@ import re
 
 from frbench.attacks.spec import Norm, format_length
 from frbench.evaluation.cells import ModelRecord
-from frbench.leaderboard.published import RobustBenchEntry, Snapshot
 from frbench.leaderboard.rows import Difference, Neighbour, Neighbours, Score
+from frbench.published import RobustBenchEntry, Snapshot
 
 _SCHEME = "robustbench"
 # 0.031 and 8/255 are 1.2 % apart: near enough to be asked for, too far to be the same ball.

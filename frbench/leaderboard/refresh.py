@@ -15,10 +15,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from frbench import storage
+from frbench import published, storage
 from frbench.errors import FrbenchError
-from frbench.leaderboard import published
-from frbench.leaderboard.published import DATA_FOLDER, RobustBenchEntry, SnapshotInfo
+from frbench.published import DATA_FOLDER, RobustBenchEntry, SnapshotInfo
 
 ARCHIVE = "https://codeload.github.com/RobustBench/robustbench/tar.gz/refs/heads/master"
 _TIMEOUT = 20.0

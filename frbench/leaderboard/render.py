@@ -35,12 +35,11 @@ WIDTH = 100
 _NEAREST = 5
 _NAME_WIDTH = 14
 BOUNDLESS = 10_000  # characters a line; wider than any table, for files and pipes
-FORMATS = ("table", "markdown", "csv", "latex", "json")
 _SUFFIXES = {"markdown": "md", "csv": "csv", "latex": "tex", "json": "json"}
 
 
 def render(board: Leaderboard, form: str, *, width: int = WIDTH, color: bool = False) -> str:
-    """A leaderboard in one of `FORMATS`.
+    """A leaderboard as `table`, `markdown`, `csv`, `latex` or `json`.
 
     Args:
         width: characters a line, for the terminal.

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from frbench.attacks.spec import AttackSpec, Norm
 from frbench.audit import Audit
 from frbench.evaluation.cells import ModelRecord
-from frbench.leaderboard.published import PaperTable2, RobustBenchEntry, SnapshotInfo
 from frbench.leaderboard.statistics import RankRange
+from frbench.published import PaperTable2, RobustBenchEntry, SnapshotInfo
 
 FORMAT = 1
 

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from frbench import published
 from frbench.attacks.spec import AttackSpec, Norm, format_length
 from frbench.audit import Audit, read_audits
 from frbench.evaluation.cells import UNSEEN, Cell, ModelRecord
-from frbench.leaderboard import published, statistics
+from frbench.leaderboard import statistics
 from frbench.leaderboard.columns import columns_of
 from frbench.leaderboard.marks import audited
 from frbench.leaderboard.neighbours import find_neighbours

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +11,6 @@ from frbench.errors import FrbenchError, InputError
 from frbench.report.page import render_page
 from frbench.report.sources import read_sources
 
-log = logging.getLogger(__name__)
 LIMIT = 8_000_000
 _TITLE = b"<title>frbench report</title>"
 """In the head of every report, by which an earlier one is told from a file that is none of ours."""
@@ -49,7 +47,6 @@ def write_report(
             "leave out the images with --no-gallery, or split the suite"
         )
     storage.write_text(output, page)
-    log.info("wrote %s (%.1f MB)", output, size / 1e6)
     return output
 
 

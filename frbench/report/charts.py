@@ -10,8 +10,8 @@ from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from frbench.leaderboard.grids import Entry, Grid, cost_text, number, score_entry
-from frbench.leaderboard.published import PaperTable2
 from frbench.leaderboard.rows import Column, Score, Table
+from frbench.published import PaperTable2
 from frbench.report import svg
 from frbench.report.sources import RunCurve
 

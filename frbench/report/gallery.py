@@ -183,9 +183,10 @@ def breakings(row: Row, table: Table, cells: dict[str, Cell]) -> tuple[Breaking,
 
 def mark_of(column: Column) -> str:
     """One letter a kind of attack; the legend says which setting."""
-    marks = {"clean": "W", "fgsm": "F", "cw": "C"}
-    family = "A" if column.attack.is_autoattack else "P"
-    return marks.get(column.attack.name, family)
+    attack = column.attack
+    if attack.is_autoattack or attack.name.startswith("pgd"):
+        return "A" if attack.is_autoattack else "P"
+    return {"clean": "W", "fgsm": "F", "cw": "C"}.get(attack.name, attack.name[:1].upper())
 
 
 def _local_dataset(table: Table) -> tuple[Dataset | None, list[str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from frbench.errors import InputError
 from frbench.leaderboard.grids import Entry, Grid
-from frbench.leaderboard.published import PaperTable1, paper_table1
+from frbench.published import PaperTable1, paper_table1
 from frbench.report.charts import Chart, Line, lines
 from frbench.report.sources import Study
 

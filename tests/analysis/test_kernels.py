@@ -61,6 +61,7 @@ def test_dead_filters_do_not_count_and_models_without_kernels_are_refused(
     kernels[2] = 0
     study = kernel_study([with_kernels(targets[0], "dead", kernels)])
     assert study.entries[0].smoothness.value == 0
+    assert study.entries[0].by_filter == (0, 0, None, 0), "the others keep their numbers"
     with pytest.raises(InputError, match="all first-layer kernels of zero are zero"):
         kernel_study([with_kernels(targets[0], "zero", torch.zeros(4, 1, 3, 3))])
     with pytest.raises(InputError, match="no convolution"):

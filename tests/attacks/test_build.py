@@ -148,3 +148,11 @@ def test_too_few_classes_for_a_stage_are_refused() -> None:
                 build_attack(spec, stage, network(), device="cpu", seed=0, classes=3)
         else:
             build_attack(spec, stage, network(), device="cpu", seed=0, classes=3)
+
+
+def test_a_column_that_nobody_built_is_no_other_attack() -> None:
+    """It must never run PGD under another name."""
+    spec = specs()["pgd20"].model_copy(update={"name": "jitter"})
+    assert spec.label == "jitter"
+    with pytest.raises(InputError, match="no attack is built for the column 'jitter'"):
+        build_attack(spec, "pgd20", network(), device="cpu", seed=0, classes=CLASSES)

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from frbench import published
 from frbench.evaluation.cells import ModelRecord
-from frbench.leaderboard import published
 from frbench.leaderboard.neighbours import architecture_name, find_neighbours
 from frbench.leaderboard.rows import Neighbours, Score
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from frbench import storage
+from frbench import published, storage
 from frbench.errors import FrbenchError
-from frbench.leaderboard import published
 from frbench.leaderboard.refresh import refresh
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from frbench import published
 from frbench.errors import InputError
-from frbench.leaderboard import published
 
 TABLE_2 = {
     "pgd_at": (84.62, 60.17, 55.01, 53.32, 51.42),
