@@ -69,6 +69,11 @@ class PaperTable2(_Data):
     remarks: tuple[str, ...]
     rows: tuple[PaperRow, ...]
 
+    @property
+    def threat_model(self) -> str:
+        """As a table of measured rows says it."""
+        return f"{self.norm} {self.eps}"
+
 
 class LowpassRow(_Data):
     """Accuracy in percent of one model on one kind of input at each bandwidth."""

@@ -88,6 +88,11 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, sort_keys=False) + "\n")
 
 
+def safe_name(text: str, kept: str = "-_+.@") -> str:
+    """`text` as a file's name: letters, digits and `kept` stay, all else becomes a dash."""
+    return "".join(c if c.isalnum() or c in kept else "-" for c in text)
+
+
 def sha256(content: bytes) -> str:
     """Hexadecimal SHA-256 of `content`."""
     return hashlib.sha256(content).hexdigest()

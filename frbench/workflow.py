@@ -18,6 +18,7 @@ from frbench.data import DATASETS, Dataset, load_dataset, to_float
 from frbench.durations import duration
 from frbench.engine.device import Device
 from frbench.engine.estimate import Estimate, estimate
+from frbench.engine.mechanisms import AVERAGES
 from frbench.engine.plan import Plan
 from frbench.engine.presets import find_preset
 from frbench.engine.run import RunFolder, find_run
@@ -221,7 +222,7 @@ class TrainingDisplay:
 
     def epoch(self, metrics: dict[str, Any]) -> None:
         parts = [f"epoch {metrics['epoch'] + 1}/{self.epochs}", f"loss {metrics['train_loss']:.3f}"]
-        for kind in ("", "swa_", "ema_"):
+        for kind in ("", *(f"{average}_" for average in AVERAGES)):
             if f"{kind}val_pgd20" in metrics:
                 label = kind.rstrip("_") or "held-out"
                 parts.append(

@@ -86,7 +86,7 @@ def save_report(report: AuditReport, results_dir: Path) -> Path:
     Returns:
         The path.
     """
-    safe = "".join(c if c.isalnum() or c in "-_+.@" else "-" for c in report.target)
+    safe = storage.safe_name(report.target)
     radius = "" if report.eps == USUAL_EPS else f"-eps{report.eps:.4f}"
     path = results_dir / "audits" / f"{safe}-{report.digest[:8]}{radius}.json"
     storage.write_json(path, report.model_dump(mode="json"))

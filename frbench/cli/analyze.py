@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import typer
 
-from frbench.cli.options import DeviceName, Form, Format, RunsDir, Seed
+from frbench.cli.options import RESULTS, RUNS, DeviceName, Form, Format, RunsDir, Seed
 from frbench.cli.outcome import plain_console
 from frbench.errors import InputError
 
@@ -25,8 +25,7 @@ TargetList = Annotated[
     typer.Argument(metavar="TARGET...", help="Run, natural, file:PATH, robustbench:ID, timm:NAME."),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for JSON, CSV, SVG and PNG.")]
-OUT = Path("results/local/analysis")
-RUNS = Path("runs")
+OUT = RESULTS / "analysis"
 # Images of a command where `--n` is not given; all there are where those are fewer.
 _LOWPASS, _SPECTRUM, _FOURIER, _CLAIMS = 1000, 128, 256, 256
 

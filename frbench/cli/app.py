@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +15,8 @@ from frbench.cli import listing, outcome, recipes
 from frbench.cli import report as reports
 from frbench.cli import verify as verification
 from frbench.cli.options import (
+    RESULTS,
+    RUNS,
     AttackList,
     CompileMode,
     DefenseName,
@@ -52,7 +53,7 @@ def train(
     preset: PresetName = None,
     protocol: ProtocolName = "common",
     seed: Seed = 0,
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: RunsDir = RUNS,
     device: DeviceName = "auto",
     compile_: CompileMode = "auto",
     estimate: Annotated[
@@ -99,8 +100,8 @@ def evaluate(
         ),
     ] = None,
     search: SearchMode = "exact",
-    runs_dir: RunsDir = Path("runs"),
-    results_dir: ResultsDir = boards.RESULTS,
+    runs_dir: RunsDir = RUNS,
+    results_dir: ResultsDir = RESULTS,
 ) -> None:
     """Attack models with every column that is not there yet.
 
@@ -141,8 +142,8 @@ def bench(
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="How many, one run each.")] = 1,
     n: Annotated[int | None, typer.Option(min=1, help="Test images in every column.")] = None,
-    runs_dir: RunsDir = Path("runs"),
-    results_dir: ResultsDir = boards.RESULTS,
+    runs_dir: RunsDir = RUNS,
+    results_dir: ResultsDir = RESULTS,
     device: DeviceName = "auto",
     compile_: CompileMode = "auto",
     search: SearchMode = "exact",

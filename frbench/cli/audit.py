@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from frbench.cli.leaderboard import RESULTS
-from frbench.cli.options import DeviceName, Format, ResultsDir, RunsDir, Seed
+from frbench.cli.options import RESULTS, RUNS, DeviceName, Format, ResultsDir, RunsDir, Seed
 from frbench.cli.outcome import plain_console
 
 
@@ -31,7 +29,7 @@ def audit(
     normalization: Annotated[str | None, typer.Option(help="Of file: weights.")] = None,
     device: DeviceName = "auto",
     seed: Seed = 0,
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: RunsDir = RUNS,
     results_dir: ResultsDir = RESULTS,
     form: Format = "table",
 ) -> None:

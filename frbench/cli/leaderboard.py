@@ -9,12 +9,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from frbench.cli.options import ResultsDir
+from frbench.cli.options import RESULTS, ResultsDir
 
 # The stages are imported where they are used: pandas and scipy take longer to import than most
 # commands take to run.
-
-RESULTS = Path("results/local")
 
 
 def leaderboard(

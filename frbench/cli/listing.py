@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from frbench.cli.options import as_typed
 from frbench.names import lookup
 
 if TYPE_CHECKING:  # `--help` does not need it
@@ -72,26 +73,16 @@ def _defenses() -> Iterator[RenderableType]:
 
 
 def _fields(prefix: str, part: BaseModel) -> list[str]:
-    return [f"{prefix}{name}={_short(getattr(part, name))}" for name in type(part).model_fields]
+    return [f"{prefix}{name}={as_typed(getattr(part, name))}" for name in type(part).model_fields]
 
 
 def _original(recipe: Recipe) -> list[str]:
-    lines = [f"{key}={_short(value)}" for key, value in recipe.original.items()]
+    lines = [f"{key}={as_typed(value)}" for key, value in recipe.original.items()]
     special = {f"for {name}:": values for name, values in recipe.original_for.items()}
     special |= {f"with +{kind}:": values for kind, values in recipe.original_with.items()}
     for heading, values in special.items():
-        lines += [heading, *(f"  {key}={_short(value)}" for key, value in values.items())]
+        lines += [heading, *(f"  {key}={as_typed(value)}" for key, value in values.items())]
     return lines
-
-
-def _short(value: object) -> str:
-    from frbench.attacks.spec import format_length
-
-    if isinstance(value, float) and 0 < value < 0.2:
-        return format_length(value)
-    if isinstance(value, tuple):
-        return ",".join(str(item) for item in value)
-    return str(value)
 
 
 def _settings() -> Iterator[RenderableType]:
@@ -163,7 +154,7 @@ def _attacks() -> Iterable[RenderableType]:
     for norm in ("Linf", "L2"):
         for spec in specs(norm).values():
             steps = "" if spec.steps is None else f"{spec.steps}"
-            step = "" if spec.step_size is None else _short(spec.step_size)
+            step = "" if spec.step_size is None else as_typed(spec.step_size)
             rows.append(
                 (spec.name, spec.threat_model, steps, step, spec.library, ", ".join(spec.stages))
             )
@@ -190,7 +181,7 @@ def _presets() -> Iterable[RenderableType]:
     from frbench.engine.presets import PRESETS
 
     rows = [
-        (p.name, p.summary, "\n".join(f"{k}={_short(v)}" for k, v in p.overrides.items()))
+        (p.name, p.summary, "\n".join(f"{k}={as_typed(v)}" for k, v in p.overrides.items()))
         for p in PRESETS.values()
     ]
     return [_table("preset", "what it is", "what it sets", rows=rows)]

@@ -21,6 +21,8 @@ ProtocolName = Annotated[
     str, typer.Option(help="common: one frame for all; original: the authors' own settings.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of everything random.")]
+RUNS = Path("runs")
+RESULTS = Path("results/local")
 RunsDir = Annotated[Path, typer.Option(help="Folder of run folders.")]
 ResultsDir = Annotated[Path, typer.Option(help="Folder that holds cells/.")]
 DeviceName = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -40,3 +42,14 @@ SearchMode = Annotated[
         "twin is compiled too, for long evaluations on a GPU."
     ),
 ]
+
+
+def as_typed(value: object) -> str:
+    """A setting's value as one types it behind `key=`: `8/255`, `75,90`, `uniform`."""
+    from frbench.attacks.spec import format_length
+
+    if isinstance(value, (list, tuple)):
+        return ",".join(str(item) for item in value)
+    if isinstance(value, float):
+        return format_length(value) if 0 < value < 0.2 else f"{value:g}"
+    return str(value)

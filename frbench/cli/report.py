@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from frbench.cli.options import ResultsDir, RunsDir
+from frbench.cli.options import RESULTS, RUNS, ResultsDir, RunsDir
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")]
 WithGallery = Annotated[
@@ -17,8 +17,8 @@ WithGallery = Annotated[
 
 def report(
     output: Output = Path("report.html"),
-    results_dir: ResultsDir = Path("results/local"),
-    runs_dir: RunsDir = Path("runs"),
+    results_dir: ResultsDir = RESULTS,
+    runs_dir: RunsDir = RUNS,
     gallery: WithGallery = True,
 ) -> None:
     """Write one HTML file that shows the whole benchmark and needs no network.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from frbench.cli.options import DefenseName, DeviceName, ResultsDir, RunsDir
+from frbench.cli.options import RESULTS, RUNS, DefenseName, DeviceName, ResultsDir, RunsDir
 from frbench.cli.outcome import plain_console
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` does not need it
@@ -25,8 +25,8 @@ def verify(
     bands: Annotated[
         Path | None, typer.Option(help="File of bands; default: baselines/data.")
     ] = None,
-    runs_dir: RunsDir = Path("runs"),
-    results_dir: ResultsDir = Path("results/local"),
+    runs_dir: RunsDir = RUNS,
+    results_dir: ResultsDir = RESULTS,
     device: DeviceName = "auto",
 ) -> None:
     """Train a recipe with several seeds (or reuse them): PASS or FAIL against measured bands.

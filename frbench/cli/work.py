@@ -9,9 +9,10 @@ from typing import Literal
 from rich.console import Console
 
 from frbench import storage
-from frbench.attacks import format_length, parse_attacks, parse_eps
+from frbench.attacks import parse_attacks, parse_eps
 from frbench.cli import leaderboard as boards
 from frbench.cli.jobs import run_jobs
+from frbench.cli.options import as_typed
 from frbench.cli.outcome import plain_console
 from frbench.data import load_dataset
 from frbench.engine.device import Compile, Device, find_device
@@ -238,14 +239,8 @@ def _show_settings(plans: list[Plan], device: Device, *, chosen: bool) -> None:
         parts = {"frame": settings["frame"], **settings["recipe"]["mechanisms"]}
         parts |= {name: settings["recipe"][name] for name in ("objective", "attack")}
         for name, values in parts.items():
-            text = ", ".join(f"{key}={_short(value)}" for key, value in values.items())
+            text = ", ".join(f"{key}={as_typed(value)}" for key, value in values.items())
             log.print(f"  {name}: {text}")
-
-
-def _short(value: object) -> str:
-    if isinstance(value, float):
-        return format_length(value) if 0 < value < 0.2 else f"{value:g}"
-    return str(value)
 
 
 def _announce(found: Forecast) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from frbench.data import Dataset, Split
 from frbench.durations import duration
 from frbench.engine.device import Device
-from frbench.engine.judge import Judge
+from frbench.engine.judge import JUDGE_UNITS, Judge
 from frbench.engine.plan import Plan
 from frbench.engine.run import RunFolder
 from frbench.engine.threads import chosen_by_user, tune_threads
@@ -29,8 +29,6 @@ CPU_BUDGET = 5.0
 SLOW = 1.0
 """Seconds of a step of `_SMALL` images, beyond which each phase is timed by one such step."""
 _SMALL = 8
-_JUDGE_UNITS = 42
-"""Forward units an image of a judgement: PGD-20, and two passes that judge."""
 
 
 @dataclass(frozen=True)
@@ -229,8 +227,8 @@ class _Probe:
         if not self.device.cuda:
             unit = step / self.plan.frame.batch_size / self.plan.recipe.forward_units()
             if self._slow:
-                return unit * _JUDGE_UNITS * (n + self.plan.frame.test_images)
-            n = max(_SMALL, min(n, int(CPU_BUDGET / 4 / unit / _JUDGE_UNITS)))
+                return unit * JUDGE_UNITS * (n + self.plan.frame.test_images)
+            n = max(_SMALL, min(n, int(CPU_BUDGET / 4 / unit / JUDGE_UNITS)))
         judge = Judge(
             Split(images[:n].cpu(), labels[:n].cpu(), ""),
             self.trainer.device,

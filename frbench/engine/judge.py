@@ -17,6 +17,9 @@ from frbench.errors import FrbenchError
 from frbench.models import Normalized
 from frbench.models.folding import Folded
 
+_STEPS = 20
+JUDGE_UNITS = 2 * _STEPS + 2
+"""Forward units an image of a judgement: the attack, and two passes that judge."""
 BATCH = 1000
 """Images whose noise is drawn at once, and that are judged at once where memory allows."""
 
@@ -52,7 +55,7 @@ class Judge:
         self.device, self.notice = device, notice
         self.images, self.labels = split.images.to(device.device), split.labels.to(device.device)
         self.piece = BATCH
-        self.attack = InnerAttack(eps=attack.eps, step_size=2 / 255, steps=20)
+        self.attack = InnerAttack(eps=attack.eps, step_size=2 / 255, steps=_STEPS)
 
     def __call__(self, model: Normalized, seed: int) -> Judgement:
         """Judge `model`, which is left as it was; the same seed draws the same random starts."""

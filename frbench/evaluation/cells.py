@@ -176,7 +176,7 @@ class CellStore:
         stored = sorted(self.folder.glob(f"*/{cell.attack.name}-{cell.key}.json"))
         if stored:
             return stored[0]
-        safe = "".join(c if c.isalnum() or c in "-_+." else "-" for c in cell.model.name)
+        safe = storage.safe_name(cell.model.name, kept="-_+.")
         return self.folder / safe / f"{cell.attack.name}-{cell.key}.json"
 
     def find(self, wanted: Cell) -> Cell | None:

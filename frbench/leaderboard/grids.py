@@ -249,7 +249,7 @@ def paper_grid(board: Leaderboard) -> Grid:
     )
     title = (
         f"Published: {paper.source.table} of the paper ({paper.architecture}, {paper.dataset}, "
-        f"{paper.norm} {paper.eps}, n = {paper.n:,}), transcribed {paper.source.transcribed}"
+        f"{paper.threat_model}, n = {paper.n:,}), transcribed {paper.source.transcribed}"
     )
     header = ("Method", "Trained by", "Clean", "FGSM", "PGD-20", "C&W", "AA")
     return Grid(title, header, rows, paper.remarks, text_columns=2)

@@ -251,7 +251,7 @@ def as_csv(board: Leaderboard) -> str:
                 "kind": "paper",
                 "dataset": board.paper.dataset,
                 "n": board.paper.n,
-                "threat_model": f"{board.paper.norm} {board.paper.eps}",
+                "threat_model": board.paper.threat_model,
                 "label": row.method,
                 "defense": row.defense,
                 "architecture": board.paper.architecture,

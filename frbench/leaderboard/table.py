@@ -89,7 +89,7 @@ def build(
     ]
     tables = _distinct_titles(marked)
     paper = published.paper_table2()
-    task = (paper.dataset, f"{paper.norm} {paper.eps}")
+    task = (paper.dataset, paper.threat_model)
     return Leaderboard(
         confidence=statistics.CONFIDENCE,
         measured=max((cell.updated for cell in cells), default=""),

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from frbench.engine.mechanisms import AVERAGES
 from frbench.leaderboard.grids import Entry, Grid, cost_text, number, score_entry
 from frbench.leaderboard.rows import Column, Score, Table
 from frbench.published import PaperTable2
@@ -343,10 +344,8 @@ def _plain_log(axes: Any, axis: Any, name: str) -> None:
 _CURVES = (
     ("val_clean", "clean", 0, "--"),
     ("val_pgd20", "PGD-20", 0, "-"),
-    ("swa_val_clean", "clean, SWA", 1, "--"),
-    ("swa_val_pgd20", "PGD-20, SWA", 1, "-"),
-    ("ema_val_clean", "clean, EMA", 1, "--"),
-    ("ema_val_pgd20", "PGD-20, EMA", 1, "-"),
+    *((f"{kind}_val_clean", f"clean, {kind.upper()}", 1, "--") for kind in AVERAGES),
+    *((f"{kind}_val_pgd20", f"PGD-20, {kind.upper()}", 1, "-") for kind in AVERAGES),
 )
 
 

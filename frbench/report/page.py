@@ -151,8 +151,7 @@ def table_view(place: int, table: Table, sources: Sources) -> TableView:
         headings.append(("Overfitting", "best minus last checkpoint under PGD-20, points"))
     headings += [(_COST_HEADINGS[key], COSTS[key][1]) for key in costs]
     same_task = board.paper is not None and (
-        (table.dataset, table.threat_model)
-        == (board.paper.dataset, f"{board.paper.norm} {board.paper.eps}")
+        (table.dataset, table.threat_model) == (board.paper.dataset, board.paper.threat_model)
     )
     made = [clean_robust(f"{name}s", table, board.paper if same_task else None)]
     made += [cost_robust(f"{name}{key[0]}", table, key) for key in COSTS]
@@ -237,7 +236,7 @@ def paper_grid(board: Leaderboard) -> Grid | None:
     paper = board.paper
     if paper is None:
         return None
-    task = (paper.dataset, f"{paper.norm} {paper.eps}")
+    task = (paper.dataset, paper.threat_model)
     names = ("clean", "fgsm", "pgd20", "cw", "aa")
     rows: list[tuple[Entry, ...]] = []
     for published in paper.rows:

@@ -53,7 +53,7 @@ def test_every_command_has_help(command, frbench) -> None:
                 "batch_size=128",
                 "attack.eps=8/255",
                 "ema.start_epoch=0",
-                "beta=6.0",
+                "beta=6 ",
                 "clip=0.3",
                 "milestones, milestones_by_step, onecycle",
                 "number from 0, below 1",
