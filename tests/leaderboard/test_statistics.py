@@ -75,6 +75,15 @@ def test_a_recipe_beats_another_only_with_every_seed() -> None:
     assert statistics.rank_ranges([[strong, middle], [weak, weak]]) == [(1, 2), (1, 2)]
 
 
+def test_ranks_part_at_five_percent() -> None:
+    """Of 14 images that one row alone gets right, 11 to 3 has p = 0.057, and 12 to 2 0.013."""
+    for fewer, apart in ((3, False), (2, True)):
+        a = "1" * (14 - fewer) + "0" * fewer + "1" * 86
+        b = "0" * (14 - fewer) + "1" * fewer + "1" * 86
+        ranges = [(1, 1), (2, 2)] if apart else [(1, 2), (1, 2)]
+        assert statistics.rank_ranges([[a], [b]]) == ranges
+
+
 def test_a_stronger_attack_that_leaves_more_images_is_reported() -> None:
     fine = {"clean": 90, "fgsm": 60, "pgd20": 55, "cw": 56, "aa": 50}
     assert statistics.order_warnings(fine) == []

@@ -10,6 +10,7 @@ from frbench.errors import InputError
 from frbench.evaluation.cells import Cell, CellStore, ModelRecord
 from frbench.leaderboard.grids import model_grid
 from frbench.leaderboard.rows import Leaderboard, Table
+from frbench.leaderboard.selection import pick
 from frbench.leaderboard.table import build, leaderboard
 
 CellMaker = Callable[..., Cell]
@@ -301,6 +302,28 @@ def test_rank_ranges_leave_unfinished_rows_out(
         "pgd_at (best)": (3, 3),
         "mart (best)": None,
     }
+
+
+def test_rows_are_ranked_by_what_half_of_them_have(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    """Two of five rows with AutoAttack would leave three without a rank."""
+    records = [model_record(name) for name in ("pgd_at", "trades", "mart", "at_fr", "at_swa")]
+    cells = [make_cell(record, "pgd20", vector(50)) for record in records]
+    cells += [make_cell(record, "aa", vector(40)) for record in records[:2]]
+    assert single_table(build(cells)).ranked_by == "pgd20"
+    cells.append(make_cell(records[2], "aa", vector(40)))
+    assert single_table(build(cells)).ranked_by == "aa"
+
+
+def test_a_finished_cell_of_more_images_comes_before_an_unfinished_one_of_just_these(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    record = model_record("pgd_at")
+    more = make_cell(record, "pgd20", vector(50, 100))
+    part = make_cell(record, "pgd20", vector(20, 40) + "." * 10)
+    picked = pick([part, more], 0, 50)
+    assert picked is not None and picked.source is more and picked.cell.complete
 
 
 def test_warnings_and_flags_reach_the_row(make_cell: CellMaker, model_record: RecordMaker) -> None:
