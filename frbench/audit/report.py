@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from frbench import storage
 from frbench.attacks import format_length
@@ -70,10 +70,10 @@ class AuditReport(Audit):
         for finding in self.findings:
             color = _COLORS[finding.verdict]
             table.add_row(
-                finding.name,
-                f"[{color}]{finding.verdict}[/]",
-                escape(finding.reason),
-                escape("; ".join(f"{k}: {_short(v)}" for k, v in finding.numbers.items())),
+                Text(finding.name),
+                Text(finding.verdict, style=color),
+                Text(finding.reason),
+                Text("; ".join(f"{k}: {_short(v)}" for k, v in finding.numbers.items())),
             )
         return table
 

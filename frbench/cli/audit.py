@@ -41,6 +41,7 @@ def audit(
 
         frbench audit at_fr_swa --from pgd_at --from natural
     """
+    from frbench import storage
     from frbench.attacks import parse_eps
     from frbench.audit import save_report
     from frbench.audit.run import audit as carry_out
@@ -51,6 +52,7 @@ def audit(
 
     log = plain_console(stderr=True, soft_wrap=True)
     radius = parse_eps(eps)
+    storage.check_folder(results_dir)
     where = find_device(device)
     audited = resolve_target(
         target,
@@ -74,8 +76,8 @@ def audit(
         batch=256 if where.cuda else 128,
         console=log,
     )
-    log.print(f"wrote {save_report(report, results_dir)}")
     if form == "json":
         typer.echo(json.dumps(report.model_dump(mode="json")))
     else:
         plain_console().print(report.table())
+    log.print(f"wrote {save_report(report, results_dir)}")

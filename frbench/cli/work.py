@@ -21,6 +21,7 @@ from frbench.errors import InputError
 from frbench.evaluation import CellStore, resolve_target
 from frbench.evaluation import evaluate as fill
 from frbench.evaluation.batch import fastest_batch, preset_batch
+from frbench.evaluation.matrix import data_range
 from frbench.evaluation.search import PRECISION, Search
 from frbench.names import lookup
 from frbench.workflow import Forecast, attack_run, check, finished_run, forecast, train_all
@@ -92,11 +93,13 @@ def evaluate(
         )
         for text in dict.fromkeys(targets)
     ]
+    datasets = [load_dataset(target.record.dataset) for target in found]
+    for data in datasets:
+        data_range(data, "test", 0, n)
     storage.check_folder(results_dir)
-    for target in found:
+    for target, data in zip(found, datasets, strict=True):
         if target.record.note:
             log.print(f"{target.record.name}: {target.record.note}")
-        data = load_dataset(target.record.dataset)
         chunk = typed_batch or preset_batch(target.record)
         if chunk == "fastest":
             chunk = fastest_batch(target, data.test.images[0].shape, where.device, mode, log.print)

@@ -71,14 +71,23 @@ class RunFolder:
         """Contents of run.json; raises InputError when there is none or it is damaged."""
         path = self.path / "run.json"
         try:
-            info = json.loads(path.read_text())
+            info: dict[str, Any] = json.loads(path.read_text())
         except FileNotFoundError:
             raise InputError(f"{self.path} is not a run: it has no run.json") from None
         except (OSError, ValueError) as error:
             raise InputError(f"damaged run {path}: {error}; move it away and train again") from None
-        if not isinstance(info, dict) or not isinstance(info.get("settings"), dict):
-            raise InputError(f"damaged run {path}: no settings; move it away, train again")
+        missing = _missing(info)
+        if missing:
+            raise InputError(f"damaged run {path}: no {missing}; move it away, train again")
         return info
+
+    def readable(self) -> bool:
+        """Whether run.json is there and whole; a stray folder shall not stop other runs."""
+        try:
+            self.info()
+        except InputError:
+            return False
+        return True
 
     def begun(self) -> bool:
         """Whether a training has written here."""
@@ -150,6 +159,20 @@ class RunFolder:
             return []
         except ValueError as error:
             raise InputError(f"damaged metrics {path}: {error}") from None
+
+
+_SETTINGS = {"defense": str, "preset": str, "protocol": str, "seed": int, "frame": dict}
+
+
+def _missing(info: Any) -> str:
+    """The first thing that a run's information lacks; empty if it has what all of them have."""
+    if not isinstance(info, dict) or not isinstance(info.get("settings"), dict):
+        return "settings"
+    settings = info["settings"]
+    recipe = settings.get("recipe")
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("mechanisms"), dict):
+        return "recipe"
+    return next((k for k, kind in _SETTINGS.items() if not isinstance(settings.get(k), kind)), "")
 
 
 def find_run(runs_dir: Path, plan: Plan) -> RunFolder | None:

@@ -96,14 +96,14 @@ def run_of(text: str, runs_dir: Path) -> tuple[RunFolder, str | None] | None:
     has it, where the plain defense has no run of its own.
 
     Raises:
-        InputError: several finished runs, or none but unfinished ones; names them.
+        InputError: several finished runs, or none but unfinished or damaged ones; names them.
     """
     try:
         defense = parse_defense(text).name
     except InputError:
         return None
     runs = [RunFolder(path.parent) for path in sorted(runs_dir.glob("*/run.json"))]
-    trained = [(run, str(run.info()["settings"].get("defense"))) for run in runs]
+    trained = [(run, str(run.info()["settings"]["defense"])) for run in runs if run.readable()]
     finished = [(run, name) for run, name in trained if run.finished()]
     own = [run for run, name in finished if name == defense]
     serving = own or [run for run, name in finished if row_name(name, "best") == defense]
@@ -119,6 +119,8 @@ def run_of(text: str, runs_dir: Path) -> tuple[RunFolder, str | None] | None:
             f"'{text}' has no finished run ({far}): go on with the same 'frbench train', or name "
             "the run"
         )
+    for run in runs:
+        run.info()  # the one that was meant may be the one that cannot be read
     return None
 
 
@@ -168,7 +170,7 @@ def run_target(
         training_precision=info.get("precision"),
         comparable=bool(preset and preset.comparable) and not (changed or unfinished),
         note="; ".join(filter(None, notes)),
-        cost={k: v for k, v in info["cost"].items() if v is not None},
+        cost={k: v for k, v in info.get("cost", {}).items() if v is not None},
     )
     return Target(model.eval().requires_grad_(False), record)
 

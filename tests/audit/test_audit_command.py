@@ -17,7 +17,7 @@ from frbench.audit.run import audit
 from frbench.audit.sources import default_sources, named_sources
 from frbench.cli.audit import audit as command
 from frbench.data import Dataset
-from frbench.errors import InputError
+from frbench.errors import FrbenchError, InputError
 from frbench.evaluation import Target, resolve_target
 from frbench.models import WeightsMeta, save_weights
 
@@ -93,6 +93,25 @@ def test_the_command_prints_json_alone_and_uses_the_other_runs_as_sources(
     assert "determinism: trusted" in printed.err and "wrote " in printed.err
     (path,) = (tmp_path / "audits").glob("*.json")
     assert json.loads(path.read_text()) == report
+
+
+def test_the_command_prints_its_table_as_text_and_before_it_can_fail_to_save(
+    tiny: nn.Module,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_folder(tmp_path / "runs", "smoke-pgd_at-s0-aaaa", tiny)
+    options = {"runs_dir": tmp_path / "runs", "results_dir": tmp_path, "device": "cpu", "n": 16}
+
+    def full(*_: object) -> None:
+        raise FrbenchError("no space left")
+
+    monkeypatch.setattr("frbench.audit.save_report", full)
+    with pytest.raises(FrbenchError, match="no space left"):
+        command("smoke-pgd_at-s0-aaaa", **options)  # type: ignore[arg-type]
+    printed = capsys.readouterr().out
+    assert "determinism" in printed and "trusted" in printed and "[green]" not in printed
 
 
 def _changed(model: nn.Module) -> nn.Module:

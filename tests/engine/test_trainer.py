@@ -466,7 +466,9 @@ def test_run_from_before_a_mechanisms_setting_still_serves(tmp_path, done):
     assert find_run(tmp_path, plan("pgd_at+ema", ema__start_epoch=1)) is None
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", ""])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", "", '{"settings": {}}', '{"settings": {"recipe": {}}}']
+)
 def test_damaged_run_is_named(tmp_path, content):
     run = finished(tmp_path, plan())
     (run.path / "run.json").write_text(content)

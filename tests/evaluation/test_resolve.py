@@ -84,6 +84,16 @@ def test_a_defense_names_its_only_finished_run(make_run: MakeRun, tmp_path: Path
         named("pgd_at")
 
 
+def test_a_stray_folder_stops_no_other_run(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    (runs / "stray").mkdir(parents=True)
+    (runs / "stray" / "run.json").write_text('{"settings": {}}')
+    with pytest.raises(InputError, match=r"damaged run .*stray.run\.json: no recipe; move it away"):
+        resolve_target("pgd_at", runs_dir=runs)
+    run = make_run(resolve("pgd_at", preset="smoke"))
+    assert resolve_target("pgd_at", runs_dir=runs).record.target == run.name
+
+
 def test_an_existing_path_wins_over_a_defense(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
