@@ -44,6 +44,9 @@ class ModelRecord(BaseModel):
         default=None, description="of a training: frbench's ENGINE_VERSION; None before it was kept"
     )
     training_precision: str | None = Field(default=None, description="of a run: fp32 or bf16")
+    settings: str | None = Field(
+        default=None, description="of a run: digest of all that was trained, seed left out"
+    )
     comparable: bool = Field(default=True, description="may stand beside published numbers")
     extra_data: Literal["none", "synthetic", "extra", "unknown"] = "none"
     note: str = Field(default="", description="what the preset shortens, what the adapter saw")
@@ -54,11 +57,6 @@ class ModelRecord(BaseModel):
         """The target that names these weights even where their run has an average too."""
         plain = self.source == "run" and self.weights == "best" and "@" not in self.target
         return f"{self.target}@best" if plain else self.target
-
-    @property
-    def training(self) -> tuple[int | None, str | None]:
-        """Engine and precision: others train other weights from the same settings."""
-        return self.engine, self.training_precision
 
     def better_than(self, other: ModelRecord) -> bool:
         """Whether a cell of both, which have the same weights, shall tell this one.

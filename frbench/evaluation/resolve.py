@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from frbench import storage
+from frbench.engine.mechanisms import AVERAGES
 from frbench.engine.presets import PRESETS
 from frbench.engine.registry import parse_defense
 from frbench.engine.run import RunFolder
@@ -168,11 +170,27 @@ def run_target(
         epoch=meta.extra["epoch"] + 1,
         engine=info.get("engine"),
         training_precision=info.get("precision"),
+        settings=_settings(info, view),
         comparable=bool(preset and preset.comparable) and not (changed or unfinished),
         note="; ".join(filter(None, notes)),
         cost={k: v for k, v in info.get("cost", {}).items() if v is not None},
     )
     return Target(model.eval().requires_grad_(False), record)
+
+
+def _settings(info: Mapping[str, Any], view: str) -> str:
+    """Digest of all that decides the weights of a view but the seed: recipe, its code, frame.
+
+    Test images only watch, and an average leaves the plain weights as they are.
+    """
+    settings = info["settings"]
+    mechanisms = settings["recipe"]["mechanisms"]
+    if "-" not in view:
+        mechanisms = {kind: m for kind, m in mechanisms.items() if kind not in AVERAGES}
+    frame = {key: value for key, value in settings["frame"].items() if key != "test_images"}
+    recipe = {**settings["recipe"], "mechanisms": mechanisms}
+    known = {"recipe": recipe, "code": info.get("recipe_code"), "frame": frame}
+    return storage.canonical_digest(known, length=6)
 
 
 def _unfinished(run: RunFolder, info: Mapping[str, Any]) -> str:

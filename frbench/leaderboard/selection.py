@@ -104,13 +104,13 @@ class Single:
     def recipe(self) -> tuple[object, ...]:
         """Equal for the seeds of one recipe, checkpoint left out.
 
-        A run's note names every setting that was changed on the command line.
+        A recipe's file may have changed between two seeds, as may the engine.
         """
         r = self.record
         return (
             *(r.name, r.source, r.defense, r.preset, r.protocol),
             *(r.architecture, r.parameters, r.comparable, r.note),
-            *r.training,
+            *(r.engine, r.training_precision, r.settings),
         )
 
     @property

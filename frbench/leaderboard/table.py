@@ -234,6 +234,7 @@ def _labels(groups: Sequence[Sequence[Single]]) -> list[str]:
     labels = _told_apart(labels, [_changes(record) for record in firsts])
     labels = _told_apart(labels, [f"engine {r.engine}" if r.engine else None for r in firsts])
     labels = _told_apart(labels, [record.training_precision for record in firsts])
+    labels = _told_apart(labels, [f"settings {r.settings}" if r.settings else None for r in firsts])
     seeds = [
         f"seed {g[0].record.seed}" if len(g) == 1 and g[0].record.seed is not None else None
         for g in groups

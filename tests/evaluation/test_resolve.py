@@ -58,6 +58,26 @@ def test_a_run_tells_the_engine_that_trained_it(make_run: MakeRun, tmp_path: Pat
     assert run_target(run).record.engine == 7
 
 
+def test_a_run_tells_recipe_code_and_frame_but_not_the_seed(make_run: MakeRun) -> None:
+    def told(name: str, view: str = "best", code: str = "c", seed: int = 0, **changed: str) -> str:
+        overrides = {key.replace("__", "."): value for key, value in changed.items()}
+        run = make_run(resolve(name, preset="smoke", seed=seed, overrides=overrides), view)
+        run.write_info({**run.info(), "recipe_code": code})
+        return str(run_target(run, view).record.settings)
+
+    plain = told("trades")
+    assert plain == told("trades", seed=1) == told("trades", test_images="9")
+    assert plain == told("trades+ema"), "its plain weights are those without the average"
+    others = [
+        told("trades", code="d"),
+        told("trades", beta="5"),
+        told("trades", lr="0.3"),
+        told("trades+ema", "ema-best"),
+        told("trades+ema", "ema-best", ema__decay="0.5"),
+    ]
+    assert len({plain, *others}) == 6
+
+
 def test_only_changes_that_reach_the_weights_are_told(make_run: MakeRun) -> None:
     typed = {"swa.start_epoch": "80", "test_images": "100", "epochs": "100"}
     run = make_run(resolve("at_swa", preset="resnet18", overrides=typed), "best", "swa-best")

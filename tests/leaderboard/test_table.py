@@ -268,6 +268,20 @@ def test_runs_in_two_precisions_are_no_seeds_of_one_row(
     assert "Trained in" in model_grid(table).header
 
 
+def test_runs_of_a_recipe_before_and_after_a_change_are_no_seeds_of_one_row(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    records = [
+        model_record("mine", seed=seed, digest=str(seed) * 64, settings=settings)
+        for seed, settings in enumerate(("aaaaaa", "bbbbbb", "bbbbbb"))
+    ]
+    table = single_table(build([make_cell(r, "pgd20", vector(50)) for r in records]))
+    assert {row.label: row.seeds for row in table.rows} == {
+        "mine (best) settings aaaaaa": (0,),
+        "mine (best) settings bbbbbb": (1, 2),
+    }
+
+
 def test_the_last_checkpoint_is_that_of_the_same_run(
     make_cell: CellMaker, model_record: RecordMaker
 ) -> None:

@@ -80,7 +80,8 @@ def test_curves_are_those_of_the_rows(results: Path, tmp_path: Path, make_page: 
     for name in ("paper-awp-s0-abc", "paper-other-s0-abc"):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
-        settings = {"defense": name, "preset": "paper", "seed": 0}
+        settings = {"defense": name, "preset": "paper", "protocol": "common", "seed": 0}
+        settings |= {"frame": {}, "recipe": {"mechanisms": {}}}
         (folder / "run.json").write_text(json.dumps({"settings": settings}))
         line = {"epoch": 0, "val_clean": 0.5, "val_pgd20": 0.25}
         (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
