@@ -50,7 +50,7 @@ def train(
     )
     check([plan])
     _check_folders([plan], runs_dir, write=not estimate)
-    _show_settings([plan], where, chosen=preset is not None)
+    _show_settings([plan], where, chosen=preset is not None, protocol=protocol)
     log.print("estimating ...")
     found = forecast([plan], where, runs_dir)
     if estimate:
@@ -146,7 +146,7 @@ def bench(
     ]
     check(plans, n)
     _check_folders(plans, runs_dir, results_dir, write=not estimate)
-    _show_settings(plans, where, chosen=preset is not None)
+    _show_settings(plans, where, chosen=preset is not None, protocol=protocol)
     log.print("estimating ...")
     store = CellStore(results_dir)
     found = forecast(plans, where, runs_dir, n=n, store=store, search=mode)
@@ -230,14 +230,15 @@ def _batch(text: str | None) -> int | Literal["fastest"] | None:
     return int(text)
 
 
-def _show_settings(plans: list[Plan], device: Device, *, chosen: bool) -> None:
+def _show_settings(plans: list[Plan], device: Device, *, chosen: bool, protocol: str) -> None:
     """The resolved settings of each plan, one line a part, and why it is this preset."""
     if not chosen:
         kind = "there is a GPU" if device.cuda else "there is no GPU"
         log.print(f"preset {plans[0].preset}: {kind}; --preset chooses another")
     log.print(f"on {device.describe()}; precision=auto is {device.precision} here")
     for plan in plans:
-        log.print(f"{plan.name} ({plan.protocol} protocol)")
+        same = "" if plan.protocol == protocol else ", which its authors' settings are too"
+        log.print(f"{plan.name} ({plan.protocol} protocol{same})")
         settings = plan.settings()
         parts = {"frame": settings["frame"], **settings["recipe"]["mechanisms"]}
         parts |= {name: settings["recipe"][name] for name in ("objective", "attack")}

@@ -102,7 +102,8 @@ def resolve(
     Args:
         defense: a name or a composition, see `parse_defense`.
         preset: a name of `frbench list presets`.
-        protocol: `common` (only what defines the defense differs) or `original`.
+        protocol: `common` (only what defines the defense differs) or `original`; where both are
+            the same settings, the plan is of the common one.
         seed: of weights, batches and attack noise.
         overrides: `key -> value` as typed, such as `{"fr.weight": "0.2", "attack.eps": "4/255"}`.
 
@@ -114,26 +115,32 @@ def resolve(
     if seed < 0:
         raise InputError(f"seed {seed} is negative; give 0 or more")
     found, chosen = parse_defense(defense), find_preset(preset)
+    typed = dict(overrides or {})
     layers = _Layers(found.recipe)
     if protocol == "original":
         usual = str(chosen.overrides.get("architecture", Frame().architecture))
-        architecture = (overrides or {}).get("architecture", usual)
-        layers.apply(found.recipe.original)
-        layers.apply(found.recipe.original_for.get(architecture, {}))
-        for mechanism in found.recipe.mechanisms:
-            layers.apply(found.recipe.original_with.get(mechanism.kind, {}))
+        layers.apply_original(typed.get("architecture", usual))
     layers.apply(chosen.overrides, where_present=True)
     try:
         before = _values(*layers.built())
     except InputError:  # only the command line makes these settings possible
         before = {}
-    layers.apply({key: _typed(value) for key, value in (overrides or {}).items()})
+    layers.apply({key: _typed(value) for key, value in typed.items()})
     recipe, frame = layers.built()
     _check(recipe, frame)
-    _refuse_idle(frame, overrides or {})
-    after, typed = _values(recipe, frame), (overrides or {}).items()
-    changed = tuple(f"{k}={v}" for k, v in typed if k not in before or after[k] != before[k])
-    return Plan(found.name, preset, protocol, seed, recipe, frame, changed)  # type: ignore[arg-type]
+    _refuse_idle(frame, typed)
+    after = _values(recipe, frame)
+    changed = tuple(
+        f"{k}={v}" for k, v in typed.items() if k not in before or after[k] != before[k]
+    )
+    plan = Plan(found.name, preset, protocol, seed, recipe, frame, changed)  # type: ignore[arg-type]
+    if protocol == "common":
+        return plan
+    try:
+        common = resolve(defense, preset=preset, seed=seed, overrides=overrides)
+    except InputError:  # only the authors' settings make these possible
+        return plan
+    return common if common.saved == plan.saved else plan
 
 
 def check_original(recipe: Recipe) -> None:
@@ -205,6 +212,13 @@ class _Layers:
                 self.changes[part][field] = value
             elif not (where_present and part in MECHANISMS):
                 raise self._unknown(key)
+
+    def apply_original(self, architecture: str) -> None:
+        """The recipe's `original`, and what it adds for an architecture and for mechanisms."""
+        self.apply(self.recipe.original)
+        self.apply(self.recipe.original_for.get(architecture, {}))
+        for mechanism in self.recipe.mechanisms:
+            self.apply(self.recipe.original_with.get(mechanism.kind, {}))
 
     def _unknown(self, key: str) -> InputError:
         """The error for a key that does not exist; `eps` is `attack.eps` rather than `epochs`."""

@@ -202,8 +202,12 @@ def _check_source(folder: RunFolder, plan: Plan) -> None:
 
 @dataclass(frozen=True)
 class _Watched:
-    """What tells apart the runs of one trajectory: all mechanisms, test images."""
+    """What tells apart the runs of one trajectory: all mechanisms, test images, what it is called.
 
+    A row bears preset and protocol of its run.
+    """
+
+    called: tuple[str, str]
     mechanisms: Mapping[str, Mapping[str, Any]]
     test_images: int
 
@@ -213,10 +217,11 @@ def _watched(settings: Mapping[str, Any]) -> _Watched:
     mechanisms = settings["recipe"]["mechanisms"]
     known = {kind: part().model_dump(mode="json") for kind, part in MECHANISMS.items()}
     filled = {kind: {**known.get(kind, {}), **values} for kind, values in mechanisms.items()}
-    return _Watched(filled, settings["frame"].get("test_images", 0))
+    called = settings["preset"], settings["protocol"]
+    return _Watched(called, filled, settings["frame"].get("test_images", 0))
 
 
 def _serves(found: _Watched, wanted: _Watched) -> bool:
-    return wanted.test_images in (0, found.test_images) and all(
-        found.mechanisms.get(kind) == values for kind, values in wanted.mechanisms.items()
-    )
+    if found.called != wanted.called or wanted.test_images not in (0, found.test_images):
+        return False
+    return all(found.mechanisms.get(kind) == v for kind, v in wanted.mechanisms.items())

@@ -276,3 +276,9 @@ def test_one_training_has_one_trajectory_whatever_it_is_called():
 def test_a_key_given_twice_is_refused() -> None:
     with pytest.raises(InputError, match="'epochs' is given twice"):
         parse_overrides(["epochs=3", "epochs=4"])
+
+
+def test_authors_settings_that_are_the_common_ones_are_the_common_protocol():
+    """Else the plain weights of AT-SWA's run would be called PGD-AT in its authors' settings."""
+    assert plan("at_swa", protocol="original") == plan("at_swa")
+    assert plan("pgd_at", protocol="original").protocol == "original"

@@ -429,6 +429,15 @@ def test_own_finished_run_is_preferred_to_one_that_serves_too(tmp_path):
     assert find_run(tmp_path, plan("at_swa", swa__start_epoch=1)).name == averaged.name
 
 
+def test_run_of_another_preset_does_not_serve(tmp_path):
+    """Its row would bear the other preset's name and remarks."""
+    known = plan()
+    settings = {**known.settings(), "preset": "quick"}
+    run = RunFolder(tmp_path / f"quick-pgd_at-s0-{known.trajectory}")
+    run.write_info({"settings": settings, "finished": True})
+    assert find_run(tmp_path, known) is None
+
+
 def test_unfinished_run_with_an_average_is_not_resumed_as_one_without(tmp_path):
     """Else its last epochs would be missing from the average, and nobody would see it."""
     found = plan("at_swa", swa__start_epoch=1)
