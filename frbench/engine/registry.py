@@ -97,6 +97,13 @@ def parse_defense(text: str) -> Defense:
     return _canonical(recipe, known, "+".join([bases[0], *sorted(extra)]))
 
 
+def composition(recipe: Recipe) -> str:
+    """How a recipe is composed: its file, and the mechanisms that this file does not bring."""
+    own = defenses()[0][recipe.base].recipe
+    more = [m.kind for m in recipe.mechanisms if own.mechanism(m.kind) is None]
+    return "+".join([recipe.base, *more])
+
+
 def _check_part(part: str, known: dict[str, Defense], broken: tuple[BrokenModule, ...]) -> None:
     if part in known or part in MECHANISMS:
         return
@@ -119,5 +126,5 @@ def _canonical(recipe: Recipe, known: Mapping[str, Defense], typed: str) -> Defe
     if not composed.same_training(recipe):
         return Defense(typed, recipe, f"composed: {typed}")
     # The name tells all, the authors' own settings too: those of the base, however it was typed.
-    name = "+".join([recipe.base, *(m.kind for m in recipe.mechanisms)])
+    name = composition(recipe)
     return Defense(name, composed, f"composed: {name}")

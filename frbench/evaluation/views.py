@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from frbench.engine.mechanisms import AVERAGES
-from frbench.engine.registry import parse_defense
+from frbench.engine.registry import composition, parse_defense
 from frbench.errors import InputError
 
 
@@ -30,7 +30,7 @@ def row_name(defense: str, view: str) -> str:
     if average is None:
         return defense
     plain = found.recipe.rebuilt(mechanisms=tuple(m for m in mechanisms if m is not average))
-    shorter = parse_defense("+".join([plain.base, *(m.kind for m in plain.mechanisms)]))
+    shorter = parse_defense(composition(plain))
     if shorter.recipe.same_training(plain):
         return shorter.name
     return f"{defense} without {average.kind}"  # a file gave its mechanisms other settings

@@ -153,3 +153,14 @@ def test_plain_weights_bear_the_name_of_their_own_settings(own_defenses):
     assert row_name("trades+awp+ema", "last") == "trades+awp"
     assert row_name("strongfr", "swa-best") == "strongfr"
     assert row_name("strongfr", "best") == "strongfr without swa"
+
+
+def test_a_file_with_a_mechanism_of_its_own_can_be_composed(own_defenses):
+    text = own_defenses()["trades"].path.read_text().replace('base="trades"', 'base="custom"')
+    text = text.replace("Outputs, Recipe", "AdversarialWeightPerturbation, Outputs, Recipe")
+    own_defenses(custom=text + "recipe = recipe + AdversarialWeightPerturbation(gamma=0.02)\n")
+    found = parse_defense("custom+ema")
+    assert found.name == "custom+ema" and parse_defense(found.name).recipe == found.recipe
+    assert {m.kind for m in found.recipe.mechanisms} == {"awp", "ema"}
+    assert row_name("custom+ema", "best") == "custom"
+    assert row_name("custom+ema", "ema-best") == "custom+ema"
