@@ -34,7 +34,7 @@ def leaderboard(
     board = tables.leaderboard(results_dir, each_seed=each_seed)
     _print(render.render(board, form, width=_width(), color=_color()))
     if write:
-        for path in render.write_tables(results_dir):
+        for path in render.write_tables(results_dir, each_seed=each_seed):
             typer.echo(f"wrote {path}", err=True)
 
 

@@ -47,7 +47,7 @@ def list_names(
 def _table(*headings: str, rows: Rows) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 1, 0))
     for number, heading in enumerate(headings):
-        table.add_column(heading, overflow="fold", no_wrap=number not in (0, 1))
+        table.add_column(heading, overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*row)
     return table

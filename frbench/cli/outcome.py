@@ -14,14 +14,21 @@ from frbench.errors import FrbenchError
 # typer carries a click of its own and exports, of its usage errors, only this heir.
 _UsageError = cast("type[Exception]", typer.BadParameter.__base__)
 _INTERRUPTED = 130
+_BOUNDLESS = 10_000
+"""Characters a line; wider than any table."""
 
 
 def plain_console(**options: Any) -> Console:
     """A console that prints text as it is: names may look like markup, an emoji's code, a number.
 
+    Where nobody looks at a terminal, as in a pipe, tables are as wide as they need to be.
+
     Args:
         options: further ones of `rich.console.Console`.
     """
+    file = sys.stderr if options.get("stderr") else sys.stdout
+    if not file.isatty() and "COLUMNS" not in os.environ:
+        options.setdefault("width", _BOUNDLESS)
     return Console(highlight=False, markup=False, emoji=False, **options)
 
 

@@ -44,7 +44,8 @@ class Frame(BaseModel):
         Literal["zero", "reflect"], Field(description="around the image before the random crop")
     ] = "zero"
     pad: Annotated[
-        int, Field(ge=0, description="pixels of padding; 0 crops nothing, an eighth is usual")
+        int,
+        Field(ge=0, le=1000, description="pixels of padding; 0 crops nothing, an eighth is usual"),
     ] = 4
     normalization: Annotated[
         Literal["none", "cifar10"], Field(description="inside the model, after the attack")

@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,6 +74,7 @@ class Trainer:
         self._meta = weights_meta(plan, data)
         self.model = initial_model(plan, self._meta, device)
         shape = data.train.images.shape[1:]
+        _check_takes(self.model, shape)
         precision = training_precision(plan, device, folder, self.model, shape, notice)
         device = dataclasses.replace(device, precision=precision)
         self.plan, self.device, self.folder = plan, device, folder
@@ -355,6 +356,22 @@ def _threads_restored() -> Iterator[None]:
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def _check_takes(model: Normalized, shape: Sequence[int]) -> None:
+    """Raise InputError if the network, which is in train mode, is made for other images."""
+    image = torch.zeros(1, *shape, device=next(model.parameters()).device)
+    try:
+        model.eval()(image)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # networks assert and raise whatever they like
+        size = "x".join(str(part) for part in shape)
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"the architecture cannot take images of {size}: {reason}") from None
+    finally:
+        model.train()
 
 
 def initial_model(plan: Plan, meta: WeightsMeta, device: Device) -> Normalized:

@@ -15,6 +15,7 @@ from frbench.leaderboard.columns import columns_of
 from frbench.leaderboard.rows import Column, Difference
 from frbench.leaderboard.scores import paired_difference, percent
 from frbench.leaderboard.selection import full_name, load_cells, pick, spec_id, task_of
+from frbench.leaderboard.table import build
 from frbench.names import unknown
 
 MCNEMAR = "McNemar's exact test on the same images"
@@ -97,7 +98,11 @@ def find_row(cells: Sequence[Cell], text: str) -> str:
         for name in _names(cell.model):
             names.setdefault(name, set()).add(cell.model.digest)
     averaged = {f"{text}@{kind}-best" for kind in AVERAGES}
-    found = {c.model.digest for c in cells if c.model.target in averaged} or names.get(text, set())
+    found = (
+        {cell.model.digest for cell in cells if cell.model.target in averaged}
+        or _labelled(cells, text)
+        or names.get(text, set())
+    )
     digits = (text.split() or [""])[-1].lstrip("#")  # a label's last word, or all there is
     if not found and len(digits) >= 6:
         found = {c.model.digest for c in cells if c.model.digest.startswith(digits)}
@@ -116,6 +121,17 @@ def find_row(cells: Sequence[Cell], text: str) -> str:
         )
         raise InputError(f"'{text}' names {len(found)} rows: choose one of {'; '.join(choices)}")
     return found.pop()
+
+
+def _labelled(cells: Sequence[Cell], text: str) -> set[str]:
+    """Digests of the rows that a table labels so, which tells apart what names alone do not."""
+    tables = [t for each_seed in (False, True) for t in build(cells, each_seed=each_seed).tables]
+    return {
+        row.model.digest
+        for table in tables
+        for row in table.rows
+        if row.label == text and not row.members
+    }
 
 
 def _names(model: ModelRecord) -> set[str]:

@@ -73,13 +73,17 @@ def render_comparison(
     return lookup("format", form, writers)()
 
 
-def write_tables(root: Path) -> list[Path]:
+def write_tables(root: Path, *, each_seed: bool = False) -> list[Path]:
     """Write `leaderboard.{md,csv,tex,json}` beside the cells of a results folder.
+
+    Args:
+        root: the folder.
+        each_seed: one row a seed instead of mean and standard deviation.
 
     Returns:
         The files.
     """
-    board = leaderboard(root)
+    board = leaderboard(root, each_seed=each_seed)
     paths = []
     for form, suffix in _SUFFIXES.items():
         path = root / f"leaderboard.{suffix}"

@@ -123,7 +123,8 @@ def test_a_run_is_found_by_path_or_name(tmp_path: Path) -> None:
 
 def test_a_defense_names_its_only_run(tmp_path: Path) -> None:
     run = write_run(tmp_path / "quick-pgd_at-s0-0123abcd", [0.2])
-    settings = {"defense": "pgd_at", "recipe": {"mechanisms": {}}}
+    settings = {"defense": "pgd_at", "recipe": {"mechanisms": {}}, "frame": {}}
+    settings |= {"preset": "quick", "protocol": "common", "seed": 0}
     (run / "run.json").write_text(json.dumps({"settings": settings, "finished": True}))
     assert run_path("pgd_at", tmp_path) == run
 

@@ -54,6 +54,8 @@ TYPED = [
     (f"{SMOKE} lr=nan", "impossible setting lr=nan"),
     (f"{SMOKE} batch_size=0", "impossible setting batch_size=0"),
     (f"{SMOKE} schedule=milestones milestones=4", "milestone 4 is beyond the last epoch 3"),
+    (f"{SMOKE} pad={'9' * 20}", "impossible setting pad=9999"),
+    (f"{SMOKE} architecture=timm:vit_tiny_patch16_224", "cannot take images of 1x8x8: Input heigh"),
     (f"{SMOKE} validation_fraction=0.9999", "cannot hold out 0.9999 of 1437 images"),
     ("train at_fr --preset quick milestones=3,5", "milestones=3,5 does nothing with schedule=onec"),
     ("train at_fr --preset paper warmup=0.1", "warmup=0.1 does nothing with schedule=milestones; "),

@@ -91,6 +91,18 @@ def test_rows_are_found_by_name_checkpoint_target_and_digest(
         find_row(cells, "at_fx")
 
 
+def test_a_row_is_found_by_the_label_that_tells_it_from_its_like(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    usual = model_record("at_fr", digest="a" * 64, target="one")
+    longer = model_record("at_fr", digest="b" * 64, target="two", note="epochs=200")
+    cells = [make_cell(m, "pgd20", "10") for m in (usual, longer)]
+    assert find_row(cells, "at_fr (best)") == usual.digest
+    assert find_row(cells, "at_fr (best) epochs=200") == longer.digest
+    with pytest.raises(InputError, match="'at_fr' names 2 rows"):
+        find_row(cells, "at_fr")
+
+
 @pytest.mark.parametrize("average", ["swa", "ema"])
 def test_a_runs_name_is_its_average_as_evaluate_has_it(
     make_cell: CellMaker, model_record: RecordMaker, average: str

@@ -259,3 +259,15 @@ def test_tables_are_written_beside_the_cells(cells: list[Cell], tmp_path: Path) 
     paths = write_tables(tmp_path)
     assert [p.name for p in paths] == [f"leaderboard.{s}" for s in ("md", "csv", "tex", "json")]
     assert (tmp_path / "leaderboard.json").read_text().endswith("}\n")
+
+
+def test_written_tables_have_a_row_a_seed_where_that_is_asked_for(
+    make_cell: Callable[..., Cell], model_record: Callable[..., ModelRecord], tmp_path: Path
+) -> None:
+    for seed in range(2):
+        record = model_record("at_fr", seed=seed, digest=f"{seed}" * 64)
+        CellStore(tmp_path).save(make_cell(record, "pgd20", "10"))
+    for each_seed, rows in ((False, 1), (True, 2)):
+        write_tables(tmp_path, each_seed=each_seed)
+        content = json.loads((tmp_path / "leaderboard.json").read_text())
+        assert len(content["tables"][0]["rows"]) == rows
