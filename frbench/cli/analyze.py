@@ -24,7 +24,12 @@ TargetList = Annotated[
     list[str],
     typer.Argument(metavar="TARGET...", help="Run, natural, file:PATH, robustbench:ID, timm:NAME."),
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for JSON, CSV, SVG and PNG.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", "-o", help="Folder for JSON, CSV, SVG and PNG; those of its kind are replaced."
+    ),
+]
 OUT = RESULTS / "analysis"
 # Images of a command where `--n` is not given; all there are where those are fewer.
 _LOWPASS, _SPECTRUM, _FOURIER, _CLAIMS = 1000, 128, 256, 256
