@@ -78,7 +78,14 @@ def _smoke(name: str) -> dict[str, Any]:
 def _write_extras(root: Path) -> None:
     files: dict[str, Any] = {
         "runs/smoke-pgd_at-s0/run.json": {
-            "settings": {"defense": "pgd_at", "preset": "smoke", "seed": 0}
+            "settings": {
+                "defense": "pgd_at",
+                "preset": "smoke",
+                "protocol": "common",
+                "seed": 0,
+                "frame": {},
+                "recipe": {"mechanisms": {}},
+            }
         },
         "results/audits/a.json": {
             "target": "pgd_at",
