@@ -57,7 +57,9 @@ def train(
         return _print_estimate(found)
     _announce(found)
     (run,) = train_all([plan], where, runs_dir, log)
-    print(run.path)
+    # Where a run with an average served, its name alone would stand for the average.
+    served = plan.recipe.average is None and any("-" in view for view in run.promised_views())
+    print(f"{run.path}@best" if served else run.path)
 
 
 def evaluate(

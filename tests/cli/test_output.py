@@ -101,6 +101,16 @@ def test_a_finished_run_is_named_on_stdout_alone(frbench, world, run_name) -> No
     assert "trained already, reused" in ended.err
 
 
+def test_train_prints_what_evaluates_as_the_defense(frbench, world) -> None:
+    """A run with an average serves the plain defense, and its name stands for the average."""
+    words = ("--preset", "smoke", "epochs=1", "lr=0.2")
+    averaged = frbench("train", "pgd_at+ema", *words).out.strip()
+    plain = frbench("train", "pgd_at", *words).out.strip()
+    assert plain == f"{averaged}@best"
+    ended = frbench("evaluate", plain, "--attacks", "clean", "--n", "9")
+    assert ended.code == 0 and "pgd_at (best)" in ended.out
+
+
 def test_an_estimate_writes_nothing(frbench, world, contents) -> None:
     before = contents(world)
     ended = frbench("bench", "at_fr_swa", "--preset", "smoke", "--estimate")
