@@ -207,7 +207,7 @@ def _runner(
         with searching(search, unfinished[0].attack, device):
             speed = costs.measure(attacked, few, truth, eps=8 / 255)
     except RuntimeError as error:  # of which torch's compiler raises many kinds
-        if search != "compiled":
+        if search != "compiled" or isinstance(error, torch.OutOfMemoryError):
             raise
         reason = " ".join(str(error).split("\n")[:2])  # who raised, then what
         raise FrbenchError(
