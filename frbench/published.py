@@ -57,22 +57,27 @@ class PaperRow(_Data):
     aa: Percent
 
 
-class PaperTable2(_Data):
-    """Table 2: seven defenses under five attacks."""
+class _PaperTable(_Data):
+    """What both tables are of."""
 
     source: Source
     dataset: str
     architecture: str
     norm: str
     eps: str
-    n: int
-    remarks: tuple[str, ...]
-    rows: tuple[PaperRow, ...]
 
     @property
     def threat_model(self) -> str:
         """As a table of measured rows says it."""
         return f"{self.norm} {self.eps}"
+
+
+class PaperTable2(_PaperTable):
+    """Table 2: seven defenses under five attacks."""
+
+    n: int
+    remarks: tuple[str, ...]
+    rows: tuple[PaperRow, ...]
 
 
 class LowpassRow(_Data):
@@ -83,14 +88,9 @@ class LowpassRow(_Data):
     accuracies: tuple[Percent, ...]
 
 
-class PaperTable1(_Data):
+class PaperTable1(_PaperTable):
     """Table 1: accuracy after a low-pass filter of each bandwidth."""
 
-    source: Source
-    dataset: str
-    architecture: str
-    norm: str
-    eps: str
     bandwidths: tuple[int, ...]
     remarks: tuple[str, ...]
     rows: tuple[LowpassRow, ...]

@@ -103,6 +103,14 @@ def test_what_is_typed_wrong(typed, says, frbench, world, run_name, contents) ->
     assert contents(world) == before
 
 
+def test_a_range_is_refused_before_the_first_attack(frbench, world, run_name, monkeypatch) -> None:
+    """Of the second target too: attacks on the first one may take hours."""
+    attacked = []
+    monkeypatch.setattr("frbench.cli.work.fill", lambda target, *_, **__: attacked.append(target))
+    ended = frbench("evaluate", run_name, f"{run_name}@last", "--n", "361")
+    assert (ended.code, attacked) == (2, []) and "choose n from 1 to 360" in ended.line
+
+
 def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

@@ -238,48 +238,38 @@ def test_runs_with_changed_settings_are_no_seeds_of_the_same_recipe(
     }
 
 
-def test_runs_of_two_engines_are_no_seeds_of_one_row(
-    make_cell: CellMaker, model_record: RecordMaker
+@pytest.mark.parametrize(
+    ("field", "values", "seeds"),
+    [
+        (
+            "engine",
+            (None, None, 3, 4, 4),
+            {"": (0, 1), " engine 3": (2,), " engine 4": (3, 4)},
+        ),
+        ("training_precision", ("fp32", "bf16", "bf16"), {" fp32": (0,), " bf16": (1, 2)}),
+        (
+            "settings",
+            ("aaaaaa", "bbbbbb", "bbbbbb"),
+            {" settings aaaaaa": (0,), " settings bbbbbb": (1, 2)},
+        ),
+    ],
+)
+def test_what_trains_other_weights_makes_no_seeds_of_one_row(
+    make_cell: CellMaker,
+    model_record: RecordMaker,
+    field: str,
+    values: tuple[object, ...],
+    seeds: dict[str, tuple[int, ...]],
 ) -> None:
+    """Another engine or precision, or a recipe's file that has changed."""
     records = [
-        model_record("pgd_at", seed=seed, digest=str(seed) * 64, engine=engine)
-        for seed, engine in enumerate((None, None, 3, 4, 4))
-    ]
-    rows = single_table(build([make_cell(r, "pgd20", vector(50)) for r in records])).rows
-    assert {row.label: row.seeds for row in rows} == {
-        "pgd_at (best)": (0, 1),
-        "pgd_at (best) engine 3": (2,),
-        "pgd_at (best) engine 4": (3, 4),
-    }
-
-
-def test_runs_in_two_precisions_are_no_seeds_of_one_row(
-    make_cell: CellMaker, model_record: RecordMaker
-) -> None:
-    records = [
-        model_record("pgd_at", seed=seed, digest=str(seed) * 64, training_precision=precision)
-        for seed, precision in enumerate(("fp32", "bf16", "bf16"))
-    ]
-    table = single_table(build([make_cell(r, "pgd20", vector(50)) for r in records]))
-    assert {row.label: row.seeds for row in table.rows} == {
-        "pgd_at (best) fp32": (0,),
-        "pgd_at (best) bf16": (1, 2),
-    }
-    assert "Trained in" in model_grid(table).header
-
-
-def test_runs_of_a_recipe_before_and_after_a_change_are_no_seeds_of_one_row(
-    make_cell: CellMaker, model_record: RecordMaker
-) -> None:
-    records = [
-        model_record("mine", seed=seed, digest=str(seed) * 64, settings=settings)
-        for seed, settings in enumerate(("aaaaaa", "bbbbbb", "bbbbbb"))
+        model_record("pgd_at", seed=seed, digest=str(seed) * 64, **{field: value})
+        for seed, value in enumerate(values)
     ]
     table = single_table(build([make_cell(r, "pgd20", vector(50)) for r in records]))
-    assert {row.label: row.seeds for row in table.rows} == {
-        "mine (best) settings aaaaaa": (0,),
-        "mine (best) settings bbbbbb": (1, 2),
-    }
+    found = {row.label.removeprefix("pgd_at (best)"): row.seeds for row in table.rows}
+    assert found == seeds
+    assert ("Trained in" in model_grid(table).header) == (field == "training_precision")
 
 
 def test_the_last_checkpoint_is_that_of_the_same_run(
