@@ -166,6 +166,12 @@ def test_flops_count_a_multiply_add_as_two():
     assert forward_flops(model, torch.rand(4, 3, 2, 2)) == 2 * 12 * 5
 
 
+def test_results_on_other_models_are_kept_apart(tmp_path):
+    results = [Result("train", {}, subject=model) for model in ("quick", "resnet18")]
+    paths = {write(result, find_device("cpu"), tmp_path, rehearsal=False) for result in results}
+    assert {path.name for path in paths} == {"train-quick.json", "train-resnet18.json"}
+
+
 def test_figures_know_their_direction():
     assert Figure("speed", 2.0, 2.5).reached
     assert not Figure("speed", 2.0, 1.9).reached
@@ -305,3 +311,13 @@ def test_wrong_input_is_one_line(tmp_path, capsys):
     lines = capsys.readouterr().err.strip().split("\n")
     assert len(lines) == 2 and "resnet18" in lines[1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_searches_that_were_asked_for_are_measured(small_evaluation, tmp_path):
+    arguments = ["--device", "cpu", "--suite", "eval", "--quick", "--searches", "fast"]
+    assert main([*arguments, "--run", "robust", "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*/eval-rehearsal.json")
+    found = json.loads(path.read_text())
+    assert [row["name"] for row in found["tables"][1]["rows"]] == ["pyautoattack", "fast"]
+    assert len(found["figures"]) == 5
+    assert all("fast search" in figure["claim"] for figure in found["figures"])

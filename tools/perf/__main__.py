@@ -17,6 +17,7 @@ from rich.console import Console
 from frbench.engine.device import find_device
 from frbench.engine.plan import default_preset
 from frbench.errors import FrbenchError
+from frbench.evaluation.search import Search
 from tools.perf import bench, data, evaluate, precision, train
 from tools.perf.options import Options
 from tools.perf.report import ENOUGH, Result, show, write
@@ -28,6 +29,7 @@ SUITES: dict[str, Callable[[Options], Result]] = {
     "bench": bench.run,
     "precision": precision.run,
 }
+SEARCHES: tuple[Search, ...] = ("exact", "fast", "compiled")
 _FILE_WIDTH = 140
 _ALL = ("train", "eval", "data", "bench")
 
@@ -93,6 +95,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--images", type=_positive, help="to attack (default 256; 1000 on CUDA)")
     add("--run", help="run folder of a robust model, for AutoAttack")
+    add(
+        "--searches",
+        nargs="+",
+        choices=SEARCHES,
+        help="of suite eval (default exact fast; on CUDA compiled too)",
+    )
     add("--preset", help="of bench and precision (default quick; resnet18 on CUDA)")
     add("--seeds", type=_positive, default=1, help="trainings a precision (default 1)")
     add("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of these trainings")
@@ -127,6 +135,8 @@ def _options(typed: argparse.Namespace) -> Options:
         batch=8 if quick else typed.batch,
         images=8 if quick else typed.images or (1000 if device.cuda else 256),
         run=typed.run,
+        # Compiling for one evaluation takes minutes that a CPU never gets back.
+        searches=tuple(typed.searches or (SEARCHES if device.cuda else SEARCHES[:2])),
         preset=preset,
         seeds=typed.seeds,
         overrides=tuple(typed.set),

@@ -74,12 +74,7 @@ def _compare(result: Result, options: Options, name: str, spec: AttackSpec, most
             key, whole, lambda: call(target, short, data, options, min(options.batch, n))
         )
 
-    # Compiling for one evaluation takes minutes that a CPU never gets back.
-    searches: list[Search] = ["exact", "fast", "compiled"]
-    ours = [
-        candidate(search, partial(_ours, search=search), own)
-        for search in (searches if options.device.cuda else searches[:2])
-    ]
+    ours = [candidate(search, partial(_ours, search=search), own) for search in options.searches]
     timings = interleave(
         [candidate(library, _plain, other), *ours],
         options.clock,
@@ -101,7 +96,7 @@ def _compare(result: Result, options: Options, name: str, spec: AttackSpec, most
     title = f"{spec.label} on {own.record.name} ({own.record.architecture}), {n} images"
     note = "seconds a whole evaluation; robust accuracy in %; the rest against the plain library"
     result.tables.append(Table(title, rows, note))
-    result.figures += _figures(title, spec, verdicts, speedups["fast"], options)
+    result.figures += _figures(title, spec, verdicts, speedups, options)
 
 
 def _same(one: str, other: str) -> int:
@@ -109,31 +104,39 @@ def _same(one: str, other: str) -> int:
 
 
 def _figures(
-    title: str, spec: AttackSpec, verdicts: dict[str, str], speedup: float, options: Options
+    title: str,
+    spec: AttackSpec,
+    verdicts: dict[str, str],
+    speedups: dict[str, float],
+    options: Options,
 ) -> list[Figure]:
-    """What is promised of this attack on this kind of device."""
-    exact, fast, plain = verdicts["exact"], verdicts["fast"], verdicts[spec.library]
-    n, cuda = len(plain), options.device.cuda
-    faster = f"{title}: fast search, times plain {spec.library}"
-    identical = f"{title}: fast search, share of identical verdicts"
-    figures = [
-        Figure(  # kernels of CUDA may differ in the last bit from call to call
-            f"{title}: exact search, share of identical verdicts",
-            0.995 if cuda else 1.0,
-            _same(exact, plain) / n,
+    """What is promised of this attack and of the measured searches on this kind of device."""
+    plain, cuda = verdicts[spec.library], options.device.cuda
+    n = len(plain)
+    figures = []
+    if "exact" in verdicts:
+        figures.append(
+            Figure(  # kernels of CUDA may differ in the last bit from call to call
+                f"{title}: exact search, share of identical verdicts",
+                0.995 if cuda else 1.0,
+                _same(verdicts["exact"], plain) / n,
+            )
         )
-    ]
-    if not spec.is_autoattack:
-        figures += [] if cuda else [Figure(faster, 1.3, speedup)]
-        return [*figures, Figure(identical, 1.0, _same(fast, plain) / n)]
-    points = 100 * abs(fast.count(ROBUST) - plain.count(ROBUST)) / n
-    apart = f"{title}: fast search, points of robust accuracy apart"
-    return [
-        *figures,
-        Figure(faster, 3.0 if cuda else 1.5, speedup),
-        Figure(identical, 0.995, _same(fast, plain) / n),
-        Figure(apart, 0.05 if cuda else 0.0, points, at_least=False),
-    ]
+    if "fast" not in verdicts:
+        return figures
+    fast = verdicts["fast"]
+    speedup = {True: (3.0 if cuda else 1.5), False: (None if cuda else 1.3)}[spec.is_autoattack]
+    if speedup is not None:
+        what = f"{title}: fast search, times plain {spec.library}"
+        figures.append(Figure(what, speedup, speedups["fast"]))
+    identical = f"{title}: fast search, share of identical verdicts"
+    wanted = 0.995 if spec.is_autoattack else 1.0
+    figures.append(Figure(identical, wanted, _same(fast, plain) / n))
+    if spec.is_autoattack:
+        apart = f"{title}: fast search, points of robust accuracy apart"
+        points = 100 * abs(fast.count(ROBUST) - plain.count(ROBUST)) / n
+        figures.append(Figure(apart, 0.05 if cuda else 0.0, points, at_least=False))
+    return figures
 
 
 def _ours(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frbench.engine.device import Device
+from frbench.evaluation.search import Search
 from tools.perf.timing import Clock, CudaClock, WallClock
 
 
@@ -25,6 +26,7 @@ class Options:
         batch: images a step in training, images a chunk in evaluation.
         images: images that the evaluation suites attack.
         run: run folder of a robust model for AutoAttack.
+        searches: of ours, in suite eval.
         preset: of the suites bench and precision.
         seeds: trainings a precision.
         overrides: settings of the suites bench and precision, as key=value.
@@ -40,6 +42,7 @@ class Options:
     batch: int
     images: int
     run: str | None
+    searches: tuple[Search, ...]
     preset: str
     seeds: int
     overrides: tuple[str, ...]

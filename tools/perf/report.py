@@ -50,23 +50,28 @@ class Figure:
 
 @dataclass
 class Result:
-    """What one suite found."""
+    """What one suite found; its `subject` is named in the file, beside results on others."""
 
     suite: str
     settings: dict[str, Any]
     tables: list[Table] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    subject: str = ""
+
+    @property
+    def name(self) -> str:
+        return "-".join(filter(None, [self.suite, self.subject]))
 
 
 def write(result: Result, device: Device, out: Path, *, rehearsal: bool) -> Path:
-    """Save as `<out>/<device>/<suite>.json` and return the path.
+    """Save as `<out>/<device>/<name>.json` and return the path.
 
-    A rehearsal is kept apart as `<suite>-rehearsal.json`, so that it replaces no measurement; so
+    A rehearsal is kept apart as `<name>-rehearsal.json`, so that it replaces no measurement; so
     are medians of fewer than `ENOUGH` samples.
     """
     rehearsal = rehearsal or _too_few(result)
-    name = f"{result.suite}-rehearsal" if rehearsal else result.suite
+    name = f"{result.name}-rehearsal" if rehearsal else result.name
     path = out / slug(device.describe()) / f"{name}.json"
     storage.write_json(path, as_json(result, device, rehearsal=rehearsal))
     return path
