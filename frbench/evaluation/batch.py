@@ -21,7 +21,7 @@ from frbench.data.cache import cache_root
 from frbench.engine.presets import EVALUATION_BATCH, PRESETS
 from frbench.evaluation import numerics
 from frbench.evaluation.cells import ModelRecord
-from frbench.evaluation.search import Search, searcher, searching
+from frbench.evaluation.search import Search, Searcher
 from frbench.evaluation.target import Target
 from frbench.provenance import hardware_name
 
@@ -92,15 +92,15 @@ def _rate(
     model: nn.Module, n: int, shape: Sequence[int], device: torch.device, search: Search
 ) -> float:
     """Images a second of gradients, in the arithmetic of AutoAttack, which costs most."""
-    attacked = searcher(model, search)
+    searcher = Searcher(model, search)
     images = torch.rand(n, *shape, device=device)
     labels = torch.zeros(n, dtype=torch.int64, device=device)
-    arithmetic = searching(search, specs()["aa"], device)
+    arithmetic = searcher.arithmetic(specs()["aa"], device)
     with numerics.full_precision(device), numerics.frozen(model), arithmetic:
-        _gradient(attacked, images, labels)  # the first one also pays for start-up
-        samples = [_gradient(attacked, images, labels)]
+        _gradient(searcher.network, images, labels)  # the first one also pays for start-up
+        samples = [_gradient(searcher.network, images, labels)]
         while len(samples) < _REPEATS and sum(samples) < _ENOUGH_SECONDS * _REPEATS:
-            samples.append(_gradient(attacked, images, labels))
+            samples.append(_gradient(searcher.network, images, labels))
     return n / statistics.median(samples)
 
 

@@ -29,7 +29,7 @@ from frbench.evaluation import costs, numerics, provenance
 from frbench.evaluation.cells import UNSEEN, Cell, CellStore, DataRange, ModelRecord
 from frbench.evaluation.progress import Reporter
 from frbench.evaluation.runner import Runner, sequence
-from frbench.evaluation.search import PRECISION, Search, searcher, searching
+from frbench.evaluation.search import PRECISION, Search, Searcher
 from frbench.evaluation.target import Target
 
 _PROBE_IMAGES = 32
@@ -94,7 +94,7 @@ def evaluate(
                 store,
                 console,
             )
-            with runner.reporter.bar, _counted(runner.attacked, runner.reporter):
+            with runner.reporter.bar, _counted(runner.searcher.network, runner.reporter):
                 _fill(runner, unfinished)
     return [_finished(store, cell) for cell in wanted]
 
@@ -200,12 +200,12 @@ def _runner(
         shape = "x".join(str(size) for size in few.shape[1:])
         reason = str(error).split("\n")[0]
         raise InputError(f"model '{name}' cannot take images of {shape}: {reason}") from error
-    attacked = searcher(target.model, search)
+    searcher = Searcher(target.model, search)
     if search == "compiled" and console:
         console.print("compiling the model for the search: minutes, the first time ...")
     try:
-        with searching(search, unfinished[0].attack, device):
-            speed = costs.measure(attacked, few, truth, eps=8 / 255)
+        with searcher.arithmetic(unfinished[0].attack, device):
+            speed = costs.measure(searcher.network, few, truth, eps=8 / 255)
     except RuntimeError as error:  # of which torch's compiler raises many kinds
         if search != "compiled" or isinstance(error, torch.OutOfMemoryError):
             raise
@@ -215,7 +215,7 @@ def _runner(
         ) from error
     reporter = Reporter(console, speed, unfinished)
     reporter.plan()
-    return Runner(target.model, attacked, search, pixels, labels, classes, device, store, reporter)
+    return Runner(target.model, searcher, pixels, labels, classes, device, store, reporter)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from frbench.errors import FrbenchError
 from frbench.evaluation import flags, numerics
 from frbench.evaluation.cells import BROKEN, ROBUST, UNSEEN, Cell, CellStore
 from frbench.evaluation.progress import Reporter
-from frbench.evaluation.search import Search, searching
+from frbench.evaluation.search import Searcher
 
 CLEAN = "clean"
 
@@ -32,8 +32,7 @@ class Runner:
 
     Attributes:
         model: in eval mode with frozen parameters on `device`; it judges.
-        attacked: what the attacks run on: the model, or a twin of it.
-        search: the arithmetic of the attacks.
+        searcher: what the attacks run on: the model, or a twin of it.
         images: pixels of the range (n, c, h, w), uint8, on the CPU.
         labels: int64 (n,), on the CPU.
         classes: of the data.
@@ -43,8 +42,7 @@ class Runner:
     """
 
     model: nn.Module
-    attacked: nn.Module
-    search: Search
+    searcher: Searcher
     images: Tensor
     labels: Tensor
     classes: int
@@ -87,7 +85,7 @@ class Runner:
         numbers = [cell.data.start + index for index in chunk]
 
         def judge(part: slice) -> Tensor:
-            with searching(self.search, cell.attack, self.device):
+            with self.searcher.arithmetic(cell.attack, self.device):
                 adversarial = attack(images[part], labels[part])
             numerics.check_ball(adversarial, images[part], cell.attack, stage, numbers[part])
             return numerics.correct(
@@ -147,7 +145,7 @@ class Runner:
         return build_attack(
             cell.attack,
             stage,
-            self.attacked,
+            self.searcher.network,
             device=self.device,
             seed=cell.seed,
             classes=self.classes,

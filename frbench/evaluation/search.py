@@ -3,18 +3,17 @@
 Whatever searches, a verdict is a float32 forward pass of the model itself on what was found.
 
 `exact` attacks the model as it is, in float32. `fast` attacks a twin with BatchNorm folded away and
-a layout that the device likes; on CUDA its convolutions may use TF32, and on a CPU with bf16
-instructions they use bf16 for the attacks that are `rounding_tolerant`. AutoAttack's FAB projects
-without sorting. `compiled` is the same with the twin compiled, once for all attacks: minutes that
-only a long evaluation on a GPU may get back. All of this computes the same function up to rounding,
-so such attacks differ from exact ones as two seeds do, and a success that the model itself does not
-confirm counts as robust.
+a layout that the device likes, in the `precision` that device and attack allow. AutoAttack's FAB
+projects without sorting. `compiled` is the same with the twin compiled, once for all attacks:
+minutes that only a long evaluation on a GPU may get back. All of this computes the same function up
+to rounding, so such attacks differ from exact ones as two seeds do, and a success that the model
+itself does not confirm counts as robust.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from frbench.attacks import AttackSpec
 from frbench.attacks.projection import sortless_fab
 from frbench.engine.device import compile_anew, has_bf16
+from frbench.errors import FrbenchError
 from frbench.models import Normalized
 from frbench.models.folding import Folded
 
@@ -37,59 +37,134 @@ _MULTIPLE = 64
 """Batches are filled up to multiples of this on CUDA, so that few shapes have to be tuned for."""
 
 
-def searcher(model: nn.Module, search: Search) -> nn.Module:
-    """What the attacks of a cell run on: `model`, or its faster twin if it can have one."""
-    if search == "exact" or not isinstance(model, Normalized):
-        return model
-    return _Twin(model, compiled=search == "compiled")
+class Searcher:
+    """What the attacks of a cell run on, and the arithmetic that they search with.
 
+    Args:
+        model: in eval mode with frozen parameters; kept by reference, never changed.
+        search: how.
 
-@contextlib.contextmanager
-def searching(search: Search, spec: AttackSpec, device: torch.device) -> Iterator[None]:
-    """Within the block, the arithmetic is the one that `spec` is searched with."""
-    if search == "exact":
-        yield
-        return
-    cudnn, matmul = torch.backends.cudnn, torch.get_float32_matmul_precision()
-    saved = (cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark)
-    torch.set_float32_matmul_precision("high")
-    cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = True, False, True
-    bf16 = device.type == "cpu" and has_bf16(device) and rounding_tolerant(spec)
-    fab = sortless_fab() if spec.is_autoattack else contextlib.nullcontext()
-    try:
-        with fab, torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)
-        cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = saved
-
-
-def rounding_tolerant(spec: AttackSpec) -> bool:
-    """Whether an attack only follows signs of gradients, and leaves the judging to us.
-
-    AutoAttack keeps the first image that its own forward pass finds misclassified; with the eight
-    bits of bf16 it would stop at images that the model still gets right.
+    Attributes:
+        network: for the attacks to call: the model, or its faster twin.
     """
-    return not spec.is_autoattack
+
+    def __init__(self, model: nn.Module, search: Search) -> None:
+        self.search = search
+        self._twin = None if search == "exact" else _Twin(model, compiled=search == "compiled")
+        self.network: nn.Module = self._twin or model
+
+    @contextlib.contextmanager
+    def arithmetic(self, spec: AttackSpec, device: torch.device) -> Iterator[None]:
+        """Within the block, `network` and the attack `spec` compute as they should on `device`."""
+        if self._twin is None:
+            yield
+            return
+        cudnn, matmul = torch.backends.cudnn, torch.get_float32_matmul_precision()
+        saved = (cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark)
+        torch.set_float32_matmul_precision("high")
+        cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = True, False, True
+        self._twin.precision = precision(device, spec)
+        try:
+            with sortless_fab() if spec.is_autoattack else contextlib.nullcontext():
+                yield
+        finally:
+            torch.set_float32_matmul_precision(matmul)
+            cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = saved
+
+
+def precision(device: torch.device, spec: AttackSpec) -> torch.dtype:
+    """What the twin multiplies in while `spec` searches on `device`.
+
+    CUDA takes float16 for all attacks: its ten bits of mantissa are those of TF32, at twice the
+    speed. A CPU with bf16 instructions takes bf16, whose seven bits are enough where an attack only
+    follows signs of gradients and leaves the judging to us. AutoAttack judges as it goes, so with
+    bf16 it would stop at images that the model still gets right.
+    """
+    if device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if has_bf16(device) and not spec.is_autoattack else torch.float32
 
 
 class _Twin(nn.Module):
-    """The folded model behind plain images; the attack libraries want those contiguous."""
+    """The model, folded if it is one of our networks, behind plain images and logits.
 
-    def __init__(self, model: Normalized, *, compiled: bool) -> None:
+    Float16 ends at 65504 and, with fewer and fewer bits, at 6e-8. Gradients keep clear of both
+    because each image's is scaled to 1 at the logits and back at the image, which changes nothing
+    else: it is linear in the gradient of the logits. Logits that overflow are computed in float32.
+
+    Args:
+        model: kept by reference.
+        compiled: whether to compile it; other people's models stay as they are.
+
+    Attributes:
+        precision: what it multiplies in.
+    """
+
+    def __init__(self, model: nn.Module, *, compiled: bool) -> None:
         super().__init__()
-        self.folded: nn.Module = Folded(model)
-        self.folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if compiled:  # its first shape as it is, then once for all numbers of images
-            self.folded = compile_anew(self.folded)
+        self.precision = torch.float32
+        self._folded = isinstance(model, Normalized)
+        self.network = model
+        if isinstance(model, Normalized):
+            folded = Folded(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            # Compiled for its first shape as it is, then once for all numbers of images.
+            self.network = compile_anew(folded) if compiled else folded
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes), float32, for images (n, c, h, w) in [0, 1]."""
+        if self.precision is not torch.float16:
+            return self._logits(_hooked(images, Tensor.contiguous), self.precision)
+        scale = _GradientScale()
+        logits = scale.up(self._logits(scale.down(images), torch.float16))
+        if bool(logits.isfinite().all()):
+            return logits
+        return self._logits(_hooked(images, Tensor.contiguous), torch.float32)
+
+    def _logits(self, images: Tensor, precision: torch.dtype) -> Tensor:
         n = len(images)
-        if images.requires_grad:  # the libraries reshape the gradient without a copy
-            images = images.view_as(images)
-            images.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
-        if images.is_cuda and n % _MULTIPLE:
-            images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, _MULTIPLE - n % _MULTIPLE))
-        logits: Tensor = self.folded(images.contiguous(memory_format=torch.channels_last))
+        if self._folded:
+            if images.is_cuda and n % _MULTIPLE:
+                images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, _MULTIPLE - n % _MULTIPLE))
+            images = images.contiguous(memory_format=torch.channels_last)
+        half = precision is not torch.float32
+        with torch.autocast(images.device.type, dtype=precision if half else None, enabled=half):
+            logits: Tensor = self.network(images)
         return logits[:n].float()
+
+
+class _GradientScale:
+    """Scales each image's gradient on its way through the network, and back."""
+
+    def __init__(self) -> None:
+        self.size = torch.ones(())
+
+    def up(self, logits: Tensor) -> Tensor:
+        """`logits` (n, classes), below which every image's largest gradient is 1."""
+
+        def normalized(gradient: Tensor) -> Tensor:
+            size = gradient.abs().amax(dim=1, keepdim=True)
+            self.size = torch.where(size > 0, size, 1)
+            return gradient / self.size
+
+        return _hooked(logits, normalized)
+
+    def down(self, images: Tensor) -> Tensor:
+        """`images` (n, c, h, w), above which the gradients have their own size."""
+
+        def restored(gradient: Tensor) -> Tensor:
+            if not bool(gradient.isfinite().all()):
+                raise FrbenchError(
+                    "a gradient does not fit into the float16 of a fast search; use --search exact"
+                )
+            # The attack libraries reshape a contiguous gradient without a copy.
+            return gradient.contiguous() * self.size.view(-1, 1, 1, 1)
+
+        return _hooked(images, restored)
+
+
+def _hooked(tensor: Tensor, hook: Callable[[Tensor], Tensor]) -> Tensor:
+    """A view of `tensor` whose gradient goes through `hook`."""
+    if tensor.requires_grad:
+        tensor = tensor.view_as(tensor)
+        tensor.register_hook(hook)  # type: ignore[no-untyped-call]
+    return tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,19 +33,25 @@ def verdicts(target: Target, spec: AttackSpec, folder: Path, mode: search.Search
     return cell.final_verdicts()
 
 
-@pytest.fixture(params=[False, True], ids=["float32", "bf16"])
-def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(search, "has_bf16", lambda _: request.param)
-    return bool(request.param)
+@pytest.fixture(params=[torch.float32, torch.bfloat16, torch.float16], ids=str)
+def precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
+    """Every precision that some device searches in, here on the CPU."""
+    monkeypatch.setattr(search, "precision", lambda device, spec: request.param)
+    return request.param  # type: ignore[no-any-return]
+
+
+def in_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "precision", lambda device, spec: torch.float16)
 
 
 @pytest.mark.parametrize("spec", [PGD, PGD_L2, AA], ids=["pgd", "pgd-l2", "aa"])
 def test_fast_search_finds_what_an_exact_one_finds(
-    convolutional: Target, tmp_path: Path, instructions: bool, spec: AttackSpec
+    convolutional: Target, tmp_path: Path, precision: torch.dtype, spec: AttackSpec
 ) -> None:
     exact, fast = (verdicts(convolutional, spec, tmp_path, mode) for mode in ("exact", "fast"))
     assert 10 < exact.count("1") < 60, "the comparison needs both kinds of images"
-    assert sum(a != b for a, b in zip(exact, fast, strict=True)) <= (2 if instructions else 1)
+    apart = sum(a != b for a, b in zip(exact, fast, strict=True))
+    assert apart <= (2 if precision is torch.bfloat16 else 1)
 
 
 def test_compiled_twin_finds_what_the_plain_one_finds(
@@ -74,7 +81,7 @@ def test_every_twin_is_compiled_however_many_there_were(
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     for number in range(1, 11):
-        search.searcher(convolutional.model, "compiled")(torch.rand(4, 1, 8, 8))
+        search.Searcher(convolutional.model, "compiled").network(torch.rand(4, 1, 8, 8))
         assert len(compiled) == number
 
 
@@ -99,60 +106,124 @@ def test_success_that_the_model_does_not_confirm_counts_as_robust(
         def forward(self, images: Tensor) -> Tensor:
             return images.flatten(1)[:, :10] * 0
 
-    monkeypatch.setattr("frbench.evaluation.matrix.searcher", lambda model, mode: Misled())
+    monkeypatch.setattr("frbench.evaluation.search._Twin", lambda model, compiled: Misled())
     with torch.no_grad():
         data = load_dataset("digits").test
         right = convolutional.model(to_float(data.images[:64])).argmax(1) == data.labels[:64]
     assert verdicts(convolutional, AA, tmp_path, "fast").count("1") == int(right.sum()) > 50
 
 
-def test_only_attacks_that_judge_nothing_round_to_bf16(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("instructions", [False, True])
+def test_cpu_searches_in_bf16_where_it_can_and_the_attack_judges_nothing(
+    monkeypatch: pytest.MonkeyPatch, instructions: bool
 ) -> None:
-    monkeypatch.setattr(search, "has_bf16", lambda _: True)
-    rounded = set()
-    for name, spec in specs().items():
-        with search.searching("fast", spec, CPU):
-            if torch.is_autocast_enabled("cpu"):
-                rounded.add(name)
-        with search.searching("exact", spec, CPU):
-            assert not torch.is_autocast_enabled("cpu")
-    assert rounded == {"clean", "fgsm", "pgd20", "cw"}
+    monkeypatch.setattr(search, "has_bf16", lambda _: instructions)
+    columns = specs().values()
+    precisions = {spec.name: search.precision(CPU, spec) for spec in columns}
+    assert precisions.pop("aa") is torch.float32
+    assert {*precisions.values()} == {torch.bfloat16 if instructions else torch.float32}
+
+
+@pytest.mark.parametrize("spec", [PGD, AA], ids=["pgd", "aa"])
+def test_gpu_searches_in_float16(spec: AttackSpec) -> None:
+    assert search.precision(torch.device("cuda"), spec) is torch.float16
 
 
 def test_only_a_fast_search_replaces_the_projection_of_fab() -> None:
-    with search.searching("fast", AA, CPU):
+    model = nn.Flatten()
+    with search.Searcher(model, "fast").arithmetic(AA, CPU):
         assert fab_base.projection_linf is project_linf
-    with search.searching("exact", AA, CPU):
+    with search.Searcher(model, "exact").arithmetic(AA, CPU):
         assert fab_base.projection_linf is projection_linf
 
 
-def test_cpu_without_bf16_instructions_searches_in_float32(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(search, "has_bf16", lambda _: False)
-    with search.searching("fast", PGD, CPU):
-        assert not torch.is_autocast_enabled("cpu")
-
-
 def test_twin_gives_float32_logits_near_the_models(
-    convolutional: Target, instructions: bool
+    convolutional: Target, precision: torch.dtype
 ) -> None:
     images = to_float(load_dataset("digits").test.images[:32])
-    twin = search.searcher(convolutional.model, "fast")
-    with torch.no_grad(), search.searching("fast", PGD, CPU):
-        found = twin(images)
+    searcher = search.Searcher(convolutional.model, "fast")
+    with torch.no_grad(), searcher.arithmetic(PGD, CPU):
+        found = searcher.network(images)
     with torch.no_grad():
         expected = convolutional.model(images)
     assert found.dtype is torch.float32
     error = float((found - expected).abs().max() / expected.abs().max())
-    assert error < (0.05 if instructions else 1e-5)
-    assert (error > 1e-5) == instructions, "bf16 was really used, or really not"
+    assert error < {torch.bfloat16: 0.05, torch.float16: 5e-3, torch.float32: 1e-5}[precision]
+    rounded = precision is not torch.float32
+    assert (error > 1e-5) == rounded, "half precision was really used, or really not"
+
+
+def gradient(network: nn.Module, images: Tensor, sizes: Tensor) -> Tensor:
+    """Of the sum of logit 0 less logit 1, each image's times its size."""
+    images = images.clone().requires_grad_()
+    logits = network(images)
+    return torch.autograd.grad((sizes * (logits[:, 0] - logits[:, 1])).sum(), images)[0]
+
+
+def test_models_of_others_are_searched_in_half_precision_and_left_as_they_are(
+    target: Target, precision: torch.dtype
+) -> None:
+    before = {name: tensor.clone() for name, tensor in target.model.state_dict().items()}
+    seen: list[torch.dtype] = []
+    target.model[1].register_forward_hook(lambda module, images, out: seen.append(out.dtype))  # type: ignore[operator, index]
+    images = to_float(load_dataset("digits").test.images[:32])
+    searcher = search.Searcher(target.model, "fast")
+    with torch.no_grad(), searcher.arithmetic(PGD, CPU):
+        assert searcher.network(images).dtype is torch.float32
+    assert seen == [precision]
+    for name, tensor in target.model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_gradients_far_beyond_float16_keep_their_size_and_direction(
+    convolutional: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_float16(monkeypatch)
+    images = to_float(load_dataset("digits").test.images[:6])
+    sizes = torch.tensor([1e-30, 1e-9, 1.0, 1e9, 1e30, 0.0])
+    expected = gradient(convolutional.model, images, sizes)
+    searcher = search.Searcher(convolutional.model, "fast")
+    with searcher.arithmetic(AA, CPU):
+        found = gradient(searcher.network, images, sizes)
+    assert found.dtype is torch.float32 and found.is_contiguous()
+    assert not found[-1].any()
+    for size, one, other in zip(sizes[:-1], found, expected, strict=False):
+        torch.testing.assert_close(one / size, other / size, rtol=0.01, atol=0.01)
+
+
+def test_logits_beyond_float16_are_computed_in_float32(
+    convolutional: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_float16(monkeypatch)
+    images = to_float(load_dataset("digits").test.images[:6])
+    model = copy.deepcopy(convolutional.model)
+    with torch.no_grad():
+        [*model.parameters()][-1].mul_(1e7)
+        expected = model(images)
+    assert float(expected.abs().max()) > 65504
+    searcher = search.Searcher(model, "fast")
+    with searcher.arithmetic(AA, CPU):
+        torch.testing.assert_close(searcher.network(images), expected)
+        found = gradient(searcher.network, images, torch.ones(6))
+    torch.testing.assert_close(found, gradient(model, images, torch.ones(6)))
+
+
+def test_gradient_that_does_not_fit_into_float16_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    in_float16(monkeypatch)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2, bias=False))
+    with torch.no_grad():  # large weights that cancel on a grey image
+        weight = 6e4 * torch.tensor([1.0, -1.0]).repeat(32)
+        model[1].weight.copy_(torch.stack([weight, -weight]))  # type: ignore[operator]
+    images = torch.full((6, 1, 8, 8), 0.5)
+    searcher = search.Searcher(model, "fast")
+    with searcher.arithmetic(AA, CPU), pytest.raises(FrbenchError, match=r"--search exact$"):
+        gradient(searcher.network, images, torch.ones(6))
 
 
 def test_arithmetic_is_as_before_after_a_fast_search() -> None:
     before = torch.backends.cudnn.deterministic, torch.get_float32_matmul_precision()
-    with search.searching("fast", PGD, CPU):
+    with search.Searcher(nn.Flatten(), "fast").arithmetic(PGD, CPU):
         assert torch.get_float32_matmul_precision() == "high"
     assert (torch.backends.cudnn.deterministic, torch.get_float32_matmul_precision()) == before
-    assert not torch.is_autocast_enabled("cpu")
