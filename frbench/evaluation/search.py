@@ -35,6 +35,8 @@ PRECISION: dict[Search, str] = {
 }
 _MULTIPLE = 64
 """Batches are filled up to multiples of this on CUDA, so that few shapes have to be tuned for."""
+_CLOSE = 2**-6
+"""Logits closer than this part of the largest one may have been swapped by float16."""
 
 
 class Searcher:
@@ -59,26 +61,25 @@ class Searcher:
         if self._twin is None:
             yield
             return
-        cudnn, matmul = torch.backends.cudnn, torch.get_float32_matmul_precision()
-        saved = (cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark)
-        torch.set_float32_matmul_precision("high")
-        cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = True, False, True
+        cudnn = torch.backends.cudnn
+        saved = cudnn.deterministic, cudnn.benchmark
+        cudnn.deterministic, cudnn.benchmark = False, True
         self._twin.precision = precision(device, spec)
         try:
             with sortless_fab() if spec.is_autoattack else contextlib.nullcontext():
                 yield
         finally:
-            torch.set_float32_matmul_precision(matmul)
-            cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = saved
+            cudnn.deterministic, cudnn.benchmark = saved
 
 
 def precision(device: torch.device, spec: AttackSpec) -> torch.dtype:
     """What the twin multiplies in while `spec` searches on `device`.
 
-    CUDA takes float16 for all attacks: its ten bits of mantissa are those of TF32, at twice the
-    speed. A CPU with bf16 instructions takes bf16, whose seven bits are enough where an attack only
-    follows signs of gradients and leaves the judging to us. AutoAttack judges as it goes, so with
-    bf16 it would stop at images that the model still gets right.
+    CUDA takes float16 for all attacks: it has the ten bits of mantissa of TF32, at twice the speed,
+    and the twin settles close calls in float32. A CPU with bf16 instructions takes bf16, whose
+    seven bits are enough where an attack only follows signs of gradients and leaves the judging to
+    us. AutoAttack judges as it goes, so with bf16 it would stop at images that the model still gets
+    right.
     """
     if device.type == "cuda":
         return torch.float16
@@ -88,9 +89,13 @@ def precision(device: torch.device, spec: AttackSpec) -> torch.dtype:
 class _Twin(nn.Module):
     """The model, folded if it is one of our networks, behind plain images and logits.
 
+    In float16 it differs from `model` by rounding alone. Where the two largest logits are so close
+    that rounding could swap them, the model's own take their place, since some attacks (Square,
+    FAB) stop at the first image that looks misclassified, and most of those are close calls.
+
     Float16 ends at 65504 and, with fewer and fewer bits, at 6e-8. Gradients keep clear of both
     because each image's is scaled to 1 at the logits and back at the image, which changes nothing
-    else: it is linear in the gradient of the logits. Logits that overflow are computed in float32.
+    else: it is linear in the gradient of the logits. Logits that overflow come from the model.
 
     Args:
         model: kept by reference.
@@ -103,8 +108,8 @@ class _Twin(nn.Module):
     def __init__(self, model: nn.Module, *, compiled: bool) -> None:
         super().__init__()
         self.precision = torch.float32
+        self.model, self.network = model, model
         self._folded = isinstance(model, Normalized)
-        self.network = model
         if isinstance(model, Normalized):
             folded = Folded(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             # Compiled for its first shape as it is, then once for all numbers of images.
@@ -113,23 +118,41 @@ class _Twin(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes), float32, for images (n, c, h, w) in [0, 1]."""
         if self.precision is not torch.float16:
-            return self._logits(_hooked(images, Tensor.contiguous), self.precision)
+            return self._logits(_hooked(images, Tensor.contiguous))
         scale = _GradientScale()
-        logits = scale.up(self._logits(scale.down(images), torch.float16))
+        logits = scale.up(self._logits(scale.down(images)))
         if bool(logits.isfinite().all()):
-            return logits
-        return self._logits(_hooked(images, Tensor.contiguous), torch.float32)
+            return self._settled(logits, images)
+        own: Tensor = self.model(_hooked(images, Tensor.contiguous))
+        return own
 
-    def _logits(self, images: Tensor, precision: torch.dtype) -> Tensor:
-        n = len(images)
+    def _logits(self, images: Tensor) -> Tensor:
+        n, half = len(images), self.precision is not torch.float32
         if self._folded:
-            if images.is_cuda and n % _MULTIPLE:
-                images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, _MULTIPLE - n % _MULTIPLE))
-            images = images.contiguous(memory_format=torch.channels_last)
-        half = precision is not torch.float32
-        with torch.autocast(images.device.type, dtype=precision if half else None, enabled=half):
+            images = _filled_up(images).contiguous(memory_format=torch.channels_last)
+        kind = images.device.type
+        with torch.autocast(kind, dtype=self.precision if half else None, enabled=half):
             logits: Tensor = self.network(images)
         return logits[:n].float()
+
+    def _settled(self, logits: Tensor, images: Tensor) -> Tensor:
+        """`logits`, with the values of the model's own where the largest two are too close."""
+        with torch.no_grad():
+            first, second = logits.topk(2, dim=1).values.unbind(dim=1)
+            close = first - second < _CLOSE * logits.abs().amax(dim=1)
+            rows = close.nonzero().squeeze(1)
+            if len(rows) == 0:
+                return logits
+            batch = _filled_up(images[rows]) if self._folded else images[rows]
+            own = self.model(batch)[: len(rows)]
+            error = torch.zeros_like(logits).index_copy(0, rows, own - logits[rows])
+        return logits + error
+
+
+def _filled_up(images: Tensor) -> Tensor:
+    """On CUDA, black images behind `images` up to a number that cuDNN will know already."""
+    missing = -len(images) % _MULTIPLE if images.is_cuda else 0
+    return F.pad(images, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else images
 
 
 class _GradientScale:

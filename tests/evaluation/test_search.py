@@ -170,7 +170,7 @@ def test_models_of_others_are_searched_in_half_precision_and_left_as_they_are(
     searcher = search.Searcher(target.model, "fast")
     with torch.no_grad(), searcher.arithmetic(PGD, CPU):
         assert searcher.network(images).dtype is torch.float32
-    assert seen == [precision]
+    assert seen[0] is precision
     for name, tensor in target.model.state_dict().items():
         assert torch.equal(tensor, before[name])
 
@@ -222,8 +222,42 @@ def test_gradient_that_does_not_fit_into_float16_is_one_line(
         gradient(searcher.network, images, torch.ones(6))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["square", "fab-t"])
+def test_attacks_that_stop_at_the_first_success_do_not_stop_at_rounding(
+    convolutional: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    in_float16(monkeypatch)
+    spec = autoattack(eps=EPS, stages=[stage])
+    exact, fast = (verdicts(convolutional, spec, tmp_path, mode) for mode in ("exact", "fast"))
+    assert 10 < exact.count("1") < 60, "the comparison needs both kinds of images"
+    assert sum(a != b for a, b in zip(exact, fast, strict=True)) <= 2
+
+
+def test_close_calls_of_float16_are_those_of_the_model(
+    convolutional: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_float16(monkeypatch)
+    model = copy.deepcopy(convolutional.model)
+    images = to_float(load_dataset("digits").test.images[:256])
+    with torch.no_grad():  # class 1 is class 0 but for less than float16 can tell
+        weight, bias = [*model.parameters()][-2:]
+        weight[1], bias[1] = weight[0] * (1 + 1e-5), bias[0]
+        expected = model(images)
+        zeros = expected.argmax(dim=1) < 2
+    assert zeros.sum() > 10
+    searcher = search.Searcher(model, "fast")
+    with searcher.arithmetic(AA, CPU):
+        found = searcher.network(images.clone().requires_grad_())
+        gradients = [gradient(n, images[:6], torch.ones(6)) for n in (model, searcher.network)]
+    assert torch.equal(found.argmax(dim=1), expected.argmax(dim=1))
+    assert torch.equal(found[zeros], expected[zeros]) and not torch.equal(found, expected)
+    torch.testing.assert_close(*gradients, rtol=0.01, atol=0.01)
+
+
 def test_arithmetic_is_as_before_after_a_fast_search() -> None:
-    before = torch.backends.cudnn.deterministic, torch.get_float32_matmul_precision()
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32
     with search.Searcher(nn.Flatten(), "fast").arithmetic(PGD, CPU):
-        assert torch.get_float32_matmul_precision() == "high"
-    assert (torch.backends.cudnn.deterministic, torch.get_float32_matmul_precision()) == before
+        assert cudnn.benchmark
+    assert (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32) == before
