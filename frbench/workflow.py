@@ -25,9 +25,10 @@ from frbench.engine.run import RunFolder, find_run
 from frbench.engine.trainer import Trainer, check_sizes, initial_model, open_run, weights_meta
 from frbench.errors import InputError
 from frbench.evaluation import Cell, CellStore, evaluate, run_target
-from frbench.evaluation.costs import measure
+from frbench.evaluation.costs import measure, probe_images
 from frbench.evaluation.matrix import blank_cell, data_range
-from frbench.evaluation.search import Search
+from frbench.evaluation.numerics import full_precision
+from frbench.evaluation.search import Search, Searcher
 from frbench.evaluation.views import headline_view
 from frbench.models.architectures import check_architecture
 from frbench.names import lookup
@@ -91,7 +92,7 @@ def forecast(
             columns = _columns(plan, data, n)
             if run is not None:
                 columns = _without_finished(columns, plan, run, data, store, search)
-            seconds += _attack_seconds(columns, plan, data, device)
+            seconds += _attack_seconds(columns, plan, data, device, search)
     return Forecast(tuple(trainings.values()), seconds)
 
 
@@ -178,14 +179,20 @@ def _without_finished(
     return [column for column in columns if missing(column)]
 
 
-def _attack_seconds(columns: Sequence[Column], plan: Plan, data: Dataset, device: Device) -> float:
+def _attack_seconds(
+    columns: Sequence[Column], plan: Plan, data: Dataset, device: Device, search: Search
+) -> float:
     """Expected seconds of some columns, from the speed of an untrained model."""
     if not columns:
         return 0.0
+    where = device.device
     model = initial_model(plan, weights_meta(plan, data), device).eval().requires_grad_(False)
-    images = to_float(data.test.images[:32].to(device.device))
-    labels = data.test.labels[:32].to(device.device)
-    speed = measure(model, images, labels, eps=8 / 255)
+    chunk = probe_images(where, find_preset(plan.preset).evaluation_batch)
+    images = to_float(data.test.images[:chunk].to(where))
+    # Compiling takes longer than a forecast may.
+    searcher = Searcher(model, "fast" if search == "compiled" else search)
+    with full_precision(where), searcher.arithmetic(columns[0].spec, where):
+        speed = measure(searcher.network, images, data.test.labels[:chunk].to(where), eps=8 / 255)
     seconds = 0.0
     for column in columns:
         for position, stage in enumerate(column.spec.stages):

@@ -40,7 +40,6 @@ CHECKS: tuple[Check, ...] = (
 # For the forecast: gradients that all checks need of an image that PGD breaks at once, and of one
 # that it does not.
 _GRADIENTS_BROKEN, _GRADIENTS = 30, 350
-_PROBED = 32
 
 
 def audit(
@@ -161,7 +160,8 @@ def _carry_out(
 
 def _plan(subject: Subject) -> str:
     """What is about to be done and how long it takes, from three steps of PGD on a few images."""
-    images, labels = subject.images[:_PROBED], subject.labels[:_PROBED]
+    probed = costs.probe_images(subject.images.device, subject.batch)
+    images, labels = subject.images[:probed], subject.labels[:probed]
     speed = costs.measure(subject.model, images, labels, subject.eps)
     surviving = speed.surviving * len(subject.images)
     gradient = speed.forward + speed.backward

@@ -234,7 +234,7 @@ class _Probe:
             self.trainer.device,
             self.plan.recipe.attack,
         )
-        seconds = _timed(self.device, lambda: judge(self.trainer.model, 0))
+        seconds = _timed_again(self.device, lambda: judge(self.trainer.model, 0))
         return seconds * (len(labels) + self.plan.frame.test_images) / len(labels[:n])
 
     def averaging(self) -> float:
@@ -244,7 +244,7 @@ class _Probe:
         updated = range(average.start_epoch, frame.epochs, getattr(average, "cycle", 1))
         passes = sum(epoch >= self.done for epoch in updated)
         batches = [images[: self.images] for images, _, _ in islice(self._stream, 2)]
-        seconds = _timed(
+        seconds = _timed_again(
             self.device,
             lambda: average.after_epoch(
                 trainer.average_state, trainer.model, average.start_epoch, lambda: batches
@@ -310,6 +310,13 @@ def _timed(device: Device, work: Callable[[], object]) -> float:
     work()
     _wait(device)
     return time.perf_counter() - begin
+
+
+def _timed_again(device: Device, work: Callable[[], object]) -> float:
+    """Seconds that `work` takes from the second time on; on CUDA the first one chooses kernels."""
+    if device.cuda:
+        work()
+    return _timed(device, work)
 
 
 def _wait(device: Device) -> None:

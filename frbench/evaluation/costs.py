@@ -17,7 +17,8 @@ from frbench.errors import FrbenchError
 from frbench.evaluation.cells import ROBUST, UNSEEN, Cell
 
 _TARGETS = 9
-_PROBE_STEPS = 3
+_PROBE_STEPS = 2
+PROBE_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -99,18 +100,32 @@ class Speed:
         return images * (work.forwards * self.forward + work.backwards * self.backward)
 
 
+def probe_images(device: torch.device, batch: int) -> int:
+    """How many images to time a model on that is attacked in chunks of `batch`.
+
+    A GPU is as fast as it can be with whole chunks only, and chooses kernels for their very size.
+    """
+    return batch if device.type == "cuda" else PROBE_IMAGES
+
+
 def measure(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Speed:
-    """Time the model on one small batch by a short gradient attack, which also hints at robustness.
+    """Time the model on one batch by a short gradient attack, which also hints at robustness.
 
     Args:
         model: maps images to logits, parameters frozen.
-        images: float (n, c, h, w) in [0, 1].
+        images: float (n, c, h, w) in [0, 1]; halves of halves of them where memory is too small.
         labels: int64 (n,).
         eps: L-infinity radius of the hint.
 
     Raises:
         FrbenchError: out of memory.
     """
+    while len(images) > PROBE_IMAGES:
+        with contextlib.suppress(torch.OutOfMemoryError):
+            return _measured(model, images, labels, eps)
+        torch.cuda.empty_cache()
+        half = len(images) // 2
+        images, labels = images[:half], labels[:half]
     with enough_memory(images):
         return _measured(model, images, labels, eps)
 
@@ -128,28 +143,27 @@ def enough_memory(images: Tensor) -> Iterator[None]:
 
 
 def _measured(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Speed:
-    with torch.no_grad():
-        model(images)  # the first pass also pays for start-up
-        _wait(images)
-        begin = time.perf_counter()
-        model(images)
-        _wait(images)
-        forward = (time.perf_counter() - begin) / len(images)
     adversarial = images
-    begin = time.perf_counter()
-    for _ in range(_PROBE_STEPS):
+    begin = 0.0
+    for step in range(1 + _PROBE_STEPS):
+        if step == 1:  # the first one also pays for start-up
+            begin = _now(images)
         adversarial = adversarial.detach().requires_grad_()
         loss = functional.cross_entropy(model(adversarial), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, [adversarial])
         moved = adversarial.detach() + eps / 2 * gradient.sign()
         adversarial = moved.clamp(images - eps, images + eps).clamp(0, 1)
-    _wait(images)
-    both = (time.perf_counter() - begin) / _PROBE_STEPS / len(images)
+    both = (_now(images) - begin) / _PROBE_STEPS / len(images)
     with torch.no_grad():
-        surviving = float((model(adversarial).argmax(dim=1) == labels).float().mean())
-    return Speed(forward, max(both - forward, 0.0), surviving)
+        correct = model(adversarial).argmax(dim=1) == labels
+        begin = _now(images)
+        model(images)
+        forward = (_now(images) - begin) / len(images)
+    return Speed(forward, max(both - forward, 0.0), float(correct.float().mean()))
 
 
-def _wait(images: Tensor) -> None:
+def _now(images: Tensor) -> float:
+    """Seconds on the clock once the device of `images` has done what it was given."""
     if images.is_cuda:
         torch.cuda.synchronize(images.device)
+    return time.perf_counter()

@@ -32,7 +32,6 @@ from frbench.evaluation.runner import Runner, sequence
 from frbench.evaluation.search import PRECISION, Search, Searcher
 from frbench.evaluation.target import Target
 
-_PROBE_IMAGES = 32
 _POLL_SECONDS = 0.5
 
 
@@ -190,8 +189,8 @@ def _runner(
     console: Console | None,
 ) -> Runner:
     """Try the model on a few images, and with its speed make the plan and the runner."""
-    few = numerics.as_images(pixels[:_PROBE_IMAGES], device)
-    truth = labels[:_PROBE_IMAGES].to(device)
+    few = numerics.as_images(pixels[: costs.PROBE_IMAGES], device)
+    truth = labels[: costs.PROBE_IMAGES].to(device)
     name = target.record.name
     try:
         with costs.enough_memory(few):
@@ -201,11 +200,13 @@ def _runner(
         reason = str(error).split("\n")[0]
         raise InputError(f"model '{name}' cannot take images of {shape}: {reason}") from error
     searcher = Searcher(target.model, search)
+    chunk = costs.probe_images(device, unfinished[0].batch)
+    images = numerics.as_images(pixels[:chunk], device)
     if search == "compiled" and console:
         console.print("compiling the model for the search: minutes, the first time ...")
     try:
         with searcher.arithmetic(unfinished[0].attack, device):
-            speed = costs.measure(searcher.network, few, truth, eps=8 / 255)
+            speed = costs.measure(searcher.network, images, labels[:chunk].to(device), eps=8 / 255)
     except RuntimeError as error:  # of which torch's compiler raises many kinds
         if search != "compiled" or isinstance(error, torch.OutOfMemoryError):
             raise

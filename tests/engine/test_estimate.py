@@ -169,3 +169,12 @@ def test_out_of_memory_while_estimating_names_the_batch_that_would_fit(monkeypat
     said = r"^out of memory on .* with batch_size=32; batch_size=4 fits now.*free the device$"
     with pytest.raises(FrbenchError, match=said):
         forecast("pgd_at")
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+def test_on_a_gpu_what_is_timed_has_run_before(monkeypatch, cuda):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    where = dataclasses.replace(CPU, device=torch.device("cuda" if cuda else "cpu"))
+    calls = []
+    module._timed_again(where, lambda: calls.append(1))
+    assert len(calls) == 1 + cuda

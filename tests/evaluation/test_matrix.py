@@ -20,7 +20,7 @@ from frbench import storage
 from frbench.attacks import AttackSpec, autoattack, pgd, specs
 from frbench.data import Dataset, Split, to_float
 from frbench.errors import FrbenchError, InputError
-from frbench.evaluation import Cell, CellStore, Target, evaluate, matrix, runner
+from frbench.evaluation import Cell, CellStore, Target, costs, evaluate, matrix, runner
 
 EPS = 0.1
 TWO_STAGES = autoattack(eps=EPS, stages=["apgd-ce", "apgd-t"])
@@ -387,7 +387,7 @@ def test_too_little_gpu_memory_halves_the_chunk_and_is_flagged(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return logits
 
-    monkeypatch.setattr(matrix, "_PROBE_IMAGES", 4)
+    monkeypatch.setattr(costs, "PROBE_IMAGES", 4)
     target = make_target(Odd(at_most_five))
     assert one(target, pgd(2), digits, store, n=5).flags == []
     cell = one(target, pgd(2), digits, store, n=16)

@@ -1,0 +1,59 @@
+"""Forecasts of an evaluation come from a fair timing of the model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from frbench.errors import FrbenchError
+from frbench.evaluation import costs
+
+IMAGES, LABELS = torch.rand(128, 1, 2, 2), torch.zeros(128, dtype=torch.int64)
+
+
+class Clocked(nn.Module):
+    """A linear model whose first pass takes a minute and every later one a second."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.now, self.sizes = 0.0, list[int]()
+        monkeypatch.setattr(costs.time, "perf_counter", lambda: self.now)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.now += 1.0 if self.sizes else 60.0
+        self.sizes.append(len(images))
+        return images.flatten(1)
+
+
+def test_start_up_is_no_part_of_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Clocked(monkeypatch)
+    speed = costs.measure(model, IMAGES, LABELS, eps=0.1)
+    assert speed.forward == pytest.approx(1 / len(IMAGES))
+    assert speed.backward == pytest.approx(0)
+    assert set(model.sizes) == {len(IMAGES)}
+
+
+def test_a_gpu_is_timed_with_whole_chunks_and_a_cpu_with_few_images() -> None:
+    assert costs.probe_images(torch.device("cuda", 1), 1000) == 1000
+    assert costs.probe_images(torch.device("cpu"), 1000) == costs.PROBE_IMAGES
+
+
+@pytest.mark.parametrize("most", [100, 32, 31])
+def test_a_chunk_that_memory_cannot_hold_is_halved(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    class Small(Clocked):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = super().forward(images)
+            if len(images) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return logits
+
+    model = Small(monkeypatch)
+    if most < costs.PROBE_IMAGES:
+        with pytest.raises(FrbenchError, match="while trying the model on 32 images"):
+            costs.measure(model, IMAGES, LABELS, eps=0.1)
+    else:
+        fits = 64 if most == 100 else 32
+        assert costs.measure(model, IMAGES, LABELS, eps=0.1).forward == pytest.approx(1 / fits)
