@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ class Clocked(nn.Module):
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
         self.now, self.sizes = 0.0, list[int]()
-        monkeypatch.setattr(costs.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(costs, "time", SimpleNamespace(perf_counter=lambda: self.now))
 
     def forward(self, images: Tensor) -> Tensor:
         self.now += 1.0 if self.sizes else 60.0

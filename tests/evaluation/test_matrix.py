@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -286,7 +287,9 @@ def test_another_process_at_work_is_waited_for(
     blank = matrix.blank_cell(target.record, first, data, 0, 8, "exact")
     holder = storage.locked(matrix.lock_path(store, blank))
     holder.__enter__()
-    monkeypatch.setattr(matrix.time, "sleep", lambda _: holder.__exit__(None, None, None))
+    # The module's own name for it: other threads of this process may be asleep too.
+    ends = SimpleNamespace(sleep=lambda _: holder.__exit__(None, None, None))
+    monkeypatch.setattr(matrix, "time", ends)
     console = Console(file=io.StringIO())
     options = {"store": store, "device": "cpu", "n": 8, "batch": 8, "console": console}
     cells = evaluate(target, [first, second], digits, **options)  # type: ignore[arg-type]
