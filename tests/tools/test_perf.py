@@ -71,6 +71,18 @@ def test_every_sample_lasts_about_as_long_as_asked():
     assert timings["a"].median == pytest.approx(0.5)
 
 
+def test_units_that_were_prepared_ahead_do_not_set_the_length_of_a_sample():
+    clock, ready = FakeClock(), [4]
+
+    def run(units):
+        taken = min(units, ready[0])
+        ready[0] -= taken
+        clock.now += 1e-4 * taken + 0.5 * (units - taken)
+
+    timing = interleave([Candidate("a", run, lambda: None)], clock, repeats=1, seconds=8.0)["a"]
+    assert timing.units == 16 and timing.median == pytest.approx(0.5)
+
+
 def test_one_slow_round_does_not_move_the_median():
     clock, log = FakeClock(), []
     slow_start = [9.0, 1.0, 1.0, 1.0, 50.0, 1.0, 1.0]  # warm-up, calibration, then five samples

@@ -118,5 +118,8 @@ def interleave(
 
 
 def _units(candidate: Candidate, clock: Clock, seconds: float) -> int:
-    one = clock.measure(lambda: candidate.run(1))
-    return max(1, round(seconds / one)) if one > 0 else 1
+    """How many units fill `seconds`, told by so many that none of them was prepared ahead."""
+    units = 1
+    while (taken := clock.measure(partial(candidate.run, units))) < seconds / 4:
+        units *= 2
+    return max(1, round(units * seconds / taken)) if taken > 0 else 1
