@@ -83,6 +83,16 @@ def test_units_that_were_prepared_ahead_do_not_set_the_length_of_a_sample():
     assert timing.units == 16 and timing.median == pytest.approx(0.5)
 
 
+def test_every_warm_up_and_sample_is_told():
+    clock, said = FakeClock(), []
+    pair = [ticking(clock, "a", [1.0], []), ticking(clock, "b", [2.0], [])]
+    interleave(pair, clock, repeats=1, seconds=4.0, say=said.append)
+    assert said == [
+        *("a: warming up", "b: warming up"),
+        *("a: 1 s, sample 1 of 1", "b: 2 s, sample 1 of 1"),
+    ]
+
+
 def test_one_slow_round_does_not_move_the_median():
     clock, log = FakeClock(), []
     slow_start = [9.0, 1.0, 1.0, 1.0, 50.0, 1.0, 1.0]  # warm-up, calibration, then five samples

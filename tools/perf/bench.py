@@ -13,7 +13,7 @@ from frbench.errors import FrbenchError
 from frbench.evaluation import CellStore
 from tools.perf.options import Options
 from tools.perf.report import Figure, Result, Table
-from tools.perf.timing import Candidate, WallClock, interleave
+from tools.perf.timing import Candidate, WallClock
 
 DEFENSE = "at_fr_swa"
 _MAIN = "from frbench.cli.app import main; main()"
@@ -28,13 +28,8 @@ def run(options: Options) -> Result:
             *("--runs-dir", str(folder / "runs"), "--results-dir", str(folder / "results")),
         ]
         first = WallClock().measure(lambda: _frbench(command))
-        again = interleave(
-            [Candidate("second call", lambda _: _frbench(command), lambda: None)],
-            WallClock(),
-            repeats=options.repeats,
-            seconds=0,
-            units=1,
-        )["second call"]
+        second = Candidate("second call", lambda _: _frbench(command), lambda: None)
+        again = options.timed([second], units=1, clock=WallClock())["second call"]
         rows = _stages(folder, first)
     result = Result(
         "bench",

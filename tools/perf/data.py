@@ -11,7 +11,7 @@ from tools.perf.options import Options
 from tools.perf.report import Result, Table
 from tools.perf.subjects import random_split
 from tools.perf.textbook import WORKERS, loader
-from tools.perf.timing import Candidate, interleave
+from tools.perf.timing import Candidate
 
 
 def run(options: Options) -> Result:
@@ -32,11 +32,8 @@ def run(options: Options) -> Result:
             epoch += 1
 
     name = f"DataLoader and torchvision, {WORKERS} workers"
-    timings = interleave(
-        [Candidate(name, _taking(from_loader())), Candidate("Batches", _taking(from_batches()))],
-        options.clock,
-        repeats=options.repeats,
-        seconds=options.seconds,
+    timings = options.timed(
+        [Candidate(name, _taking(from_loader())), Candidate("Batches", _taking(from_batches()))]
     )
     rows = [
         {

@@ -19,7 +19,7 @@ from frbench.evaluation.cells import ROBUST
 from frbench.evaluation.search import Search
 from tools.perf.options import Options
 from tools.perf.report import Figure, Result, Table
-from tools.perf.timing import Candidate, interleave
+from tools.perf.timing import Candidate
 from tools.plain import plain_call
 
 NATURAL = "natural"
@@ -34,7 +34,7 @@ def run(options: Options) -> Result:
         "eval",
         settings={
             "images": options.images,
-            "batch": options.batch,
+            "chunk": options.chunk,
             "repeats": options.repeats,
             "seed": SEED,
             "precision": "fp32 verdicts; plain and exact search in fp32 with TF32 off",
@@ -71,17 +71,11 @@ def _compare(result: Result, options: Options, name: str, spec: AttackSpec, most
 
         short = autoattack(stages=("apgd-ce",)) if spec.is_autoattack else spec
         return Candidate(
-            key, whole, lambda: call(target, short, data, options, min(options.batch, n))
+            key, whole, lambda: call(target, short, data, options, min(options.chunk, n))
         )
 
     ours = [candidate(search, partial(_ours, search=search), own) for search in options.searches]
-    timings = interleave(
-        [candidate(library, _plain, other), *ours],
-        options.clock,
-        repeats=options.repeats,
-        seconds=options.seconds,
-        units=1,
-    )
+    timings = options.timed([candidate(library, _plain, other), *ours], units=1)
     speedups = {key: timings[library].median / timing.median for key, timing in timings.items()}
     rows = [
         {
@@ -151,7 +145,7 @@ def _ours(
             store=CellStore(Path(folder)),
             device=options.device.device,
             n=n,
-            batch=options.batch,
+            batch=options.chunk,
             seed=SEED,
             search=search,
         )
@@ -163,7 +157,7 @@ def _plain(target: Target, spec: AttackSpec, data: Dataset, options: Options, n:
     where = options.device.device
     images, labels = to_float(data.test.images[:n]).to(where), data.test.labels[:n].to(where)
     with _float32():
-        right = plain_call(target.model, spec, images, labels, batch=options.batch, seed=SEED)
+        right = plain_call(target.model, spec, images, labels, batch=options.chunk, seed=SEED)
     return "".join(str(int(robust)) for robust in right.tolist())
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from frbench.engine.device import Device
 from frbench.evaluation.search import Search
-from tools.perf.timing import Clock, CudaClock, WallClock
+from tools.perf.timing import Candidate, Clock, CudaClock, Timing, WallClock, interleave
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Options:
         seconds: length of one sample.
         models: architectures of the training suite.
         recipes: of the training suite; empty for all.
-        batch: images a step in training, images a chunk in evaluation.
+        batch: images a step in training.
+        chunk: images a chunk in evaluation.
         images: images that the evaluation suites attack.
         run: run folder of a robust model for AutoAttack.
         searches: of ours, in suite eval.
@@ -32,6 +33,7 @@ class Options:
         overrides: settings of the suites bench and precision, as key=value.
         folder: where bench and precision keep runs and cells; None for a temporary folder.
         rehearsal: tiny sizes; the numbers say nothing.
+        say: where signs of life go.
     """
 
     device: Device
@@ -40,6 +42,7 @@ class Options:
     models: tuple[str, ...]
     recipes: tuple[str, ...]
     batch: int
+    chunk: int
     images: int
     run: str | None
     searches: tuple[Search, ...]
@@ -48,10 +51,17 @@ class Options:
     overrides: tuple[str, ...]
     folder: Path | None
     rehearsal: bool
+    say: Callable[[str], object]
 
-    @property
-    def clock(self) -> Clock:
-        return CudaClock() if self.device.cuda else WallClock()
+    def timed(
+        self, candidates: Sequence[Candidate], units: int | None = None, clock: Clock | None = None
+    ) -> dict[str, Timing]:
+        """Timings by name of candidates that take turns, each sample of so many units if given."""
+        clock = clock or (CudaClock() if self.device.cuda else WallClock())
+        times, length = self.repeats, self.seconds
+        return interleave(
+            candidates, clock, repeats=times, seconds=length, units=units, say=self.say
+        )
 
     @contextmanager
     def workspace(self, suite: str) -> Iterator[Path]:

@@ -13,7 +13,7 @@ from tools.perf.options import Options
 from tools.perf.ours import OurLoop, best
 from tools.perf.report import Figure, Result, Table
 from tools.perf.subjects import EPOCH_IMAGES, fresh_model, ours, plan_for
-from tools.perf.timing import Candidate, interleave
+from tools.perf.timing import Candidate
 
 
 def add(result: Result, options: Options, model: str) -> None:
@@ -48,12 +48,7 @@ def _measured(name: str, plan: Plan, options: Options, flops: float) -> dict[str
 
     memory = peak_memory(options.device, build)
     size = 512 if options.rehearsal else 8192 if options.device.cuda else 2048
-    timings = interleave(
-        [Candidate(name, loops[0].run), matmul(options.device, size)],
-        options.clock,
-        repeats=options.repeats,
-        seconds=options.seconds,
-    )
+    timings = options.timed([Candidate(name, loops[0].run), matmul(options.device, size)])
     timing, units = timings[name], plan.recipe.forward_units()
     achieved = flops * units * options.batch / timing.median
     ceiling = matmul_flops(size) / timings[MATMUL].median

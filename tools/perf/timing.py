@@ -90,6 +90,7 @@ def interleave(
     repeats: int,
     seconds: float,
     units: int | None = None,
+    say: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Timing]:
     """Time the candidates in turns, so that whatever drifts on the machine hits all of them.
 
@@ -99,11 +100,13 @@ def interleave(
         repeats: rounds, and so samples a candidate.
         seconds: how long one sample shall last; decides how many units it has.
         units: a fixed number of units a sample instead.
+        say: told of every warm-up and sample.
 
     Returns:
         Timings by name, in the order of `candidates`.
     """
     for candidate in candidates:
+        say(f"{candidate.name}: warming up")
         if candidate.warm_up:
             candidate.warm_up()
         else:
@@ -113,7 +116,9 @@ def interleave(
     for turn in range(repeats):
         for candidate in candidates if turn % 2 == 0 else reversed(candidates):
             size = sizes[candidate.name]
-            samples[candidate.name].append(clock.measure(partial(candidate.run, size)) / size)
+            sample = clock.measure(partial(candidate.run, size)) / size
+            samples[candidate.name].append(sample)
+            say(f"{candidate.name}: {sample:.4g} s, sample {turn + 1} of {repeats}")
     return {name: Timing(name, sizes[name], tuple(taken)) for name, taken in samples.items()}
 
 

@@ -10,7 +10,7 @@ from tools.perf.ours import best, variants
 from tools.perf.report import Figure, Result, Table
 from tools.perf.subjects import EPOCH_IMAGES, fresh_model, ours, plan_for, random_split
 from tools.perf.textbook import PlainLoop, PlainStep, careful, textbook
-from tools.perf.timing import Candidate, Timing, interleave
+from tools.perf.timing import Candidate, Timing
 
 
 def run(options: Options) -> Result:
@@ -46,9 +46,7 @@ def _compare_loops(result: Result, options: Options, model: str, steps: int) -> 
     candidates += [
         Candidate(name, ours(plan, options, name).run) for name in variants(options.device)
     ]
-    timings = interleave(
-        candidates, options.clock, repeats=options.repeats, seconds=options.seconds
-    )
+    timings = options.timed(candidates)
     title = f"PGD-AT, {model}, {steps}-step attack, batch {options.batch}"
     rows = [_loop_row(t, timings, options.batch) for t in timings.values()]
     result.tables.append(
