@@ -15,6 +15,7 @@ from frbench.engine.mechanisms.averages import (
     reestimate_batchnorm,
     updates,
 )
+from frbench.engine.plan import resolve
 
 
 @pytest.fixture
@@ -88,6 +89,31 @@ def test_swa_buffers_are_estimated_anew_and_not_copied(model, batches):
     images = batches[0]
     with torch.no_grad():
         assert (averaged.eval()(images) - copied.eval()(images)).abs().max() > 1e-3
+
+
+def test_swa_can_average_the_statistics_of_the_training_instead(model, batches):
+    swa = StochasticWeightAveraging(start_epoch=0, batchnorm="average")
+    state, seen = empty_state(model), []
+    for epoch, images in enumerate(batches):
+        jump(model, epoch)
+        model.train()(images)
+        seen.append({n: t.double().clone() for n, t in model.state_dict().items()})
+        swa.after_epoch(state, model, epoch, lambda: pytest.fail("no images are needed"))
+    for name, tensor in averaged_tensors(state).items():
+        expected = torch.stack([tensors[name] for tensors in seen]).mean(0)
+        if "num_batches" in name:
+            expected = seen[-1][name]
+        torch.testing.assert_close(tensor.double(), expected, rtol=0, atol=1e-6)
+
+
+def test_runs_from_before_swa_had_a_choice_of_statistics_keep_their_names():
+    assert StochasticWeightAveraging().model_dump() == {"start_epoch": 75, "cycle": 1}
+    plain, other = (
+        resolve("at_swa", preset="smoke", overrides=overrides)
+        for overrides in ({"swa.batchnorm": "clean"}, {"swa.batchnorm": "average"})
+    )
+    assert plain.name == resolve("at_swa", preset="smoke").name != other.name
+    assert plain.trajectory == other.trajectory
 
 
 def test_statistics_are_sample_weighted_means_of_batch_means_and_unbiased_variances(model, batches):

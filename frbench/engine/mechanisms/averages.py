@@ -26,6 +26,11 @@ def averaged_tensors(state: State) -> State:
     return {name: tensor for name, tensor in state.items() if name != "count"}
 
 
+def is_averaged(name: str, tensor: Tensor, *, statistics: bool) -> bool:
+    """Whether a tensor of a model enters the average: floats do, BatchNorm's if `statistics`."""
+    return tensor.is_floating_point() and (statistics or "running_" not in name)
+
+
 @torch.no_grad()
 def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace BatchNorm's running statistics by sample-weighted means over `batches`.

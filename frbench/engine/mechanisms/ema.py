@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from frbench.engine.mechanisms.averages import State, updates
+from frbench.engine.mechanisms.averages import State, is_averaged, updates
 from frbench.engine.recipe import WeightAverage
 
 
@@ -35,8 +35,7 @@ class ExponentialMovingAverage(WeightAverage):
         decay = min(self.decay, (1 + seen) / (10 + seen))
         averages, latest = [], []
         for name, tensor in model.state_dict().items():
-            parameter = tensor.is_floating_point() and "running_" not in name
-            if tensor.is_floating_point() and (parameter or self.batchnorm == "average"):
+            if is_averaged(name, tensor, statistics=self.batchnorm == "average"):
                 averages.append(state[name])
                 latest.append(tensor)
             else:
