@@ -54,7 +54,6 @@ class Searcher:
     """
 
     def __init__(self, model: nn.Module, search: Search) -> None:
-        self.search = search
         self._twin = None if search == "exact" else _Twin(model, compiled=search == "compiled")
         self.network: nn.Module = self._twin or model
 

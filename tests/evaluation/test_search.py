@@ -30,6 +30,7 @@ AA = autoattack(eps=EPS, stages=["apgd-ce"])
 def verdicts(target: Target, spec: AttackSpec, folder: Path, mode: search.Search) -> str:
     store, data = CellStore(folder / mode), load_dataset("digits")
     (cell,) = evaluate(target, [spec], data, store=store, device="cpu", n=64, search=mode)
+    assert not any(module.training for module in target.model.modules()), "it is the judge"
     return cell.final_verdicts()
 
 
