@@ -261,8 +261,8 @@ class _Probe:
         batch, epoch = self.images, self.plan.frame.epochs - 1
         self.images = min(batch, _SMALL)
         first = self.seconds(1, epoch)
-        # Starting up takes less than that, so a second step would say the same.
-        second = first if first > 3 * SLOW else self.seconds(1, epoch)
+        # Starting up takes less than that on a busy machine too: a second step would say the same.
+        second = first if first >= 10 * SLOW else self.seconds(1, epoch)
         full = second * batch / self.images
         longest = CPU_BUDGET / 10
         self.images = batch if full <= longest else max(self.images, int(batch * longest / full))
