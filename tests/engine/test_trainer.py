@@ -74,10 +74,22 @@ def assert_equal_runs(a, b):
         assert {k: x[k] for k in timeless} == {k: y[k] for k in timeless}
 
 
-@pytest.mark.parametrize("name", ["at_fr_swa", "trades+awp+ema"])
-def test_killed_at_any_moment_and_resumed_equals_uninterrupted_bit_for_bit(trainer, name):
-    straight = trainer(plan(name), "straight").run()
-    steps = len(trainer(plan(name)).batches)
+@pytest.mark.parametrize(
+    ("name", "average", "overrides"),
+    [
+        ("at_fr_swa", "swa", {}),
+        ("at_fr_swa", "swa", {"swa__batchnorm": "average"}),
+        ("trades+awp+ema", "ema", {}),
+    ],
+)
+def test_killed_at_any_moment_and_resumed_equals_uninterrupted_bit_for_bit(
+    trainer, name, average, overrides
+):
+    def fresh(folder="killed"):
+        return trainer(plan(name, **overrides), folder)
+
+    straight = fresh("straight").run()
+    steps = len(fresh().batches)
     for killer in (
         Killer(step=2),  # before the first checkpoint
         Killer(epoch=0),
@@ -86,12 +98,11 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted_bit_for_bit(train
         Killer(epoch=2),  # after the last checkpoint, before the run is marked as finished
     ):
         with pytest.raises(Kill):
-            trainer(plan(name)).run(killer)
-        assert not trainer(plan(name)).folder.finished()
-    resumed = trainer(plan(name)).run()
+            fresh().run(killer)
+        assert not fresh().folder.finished()
+    resumed = fresh().run()
     assert resumed.finished() and straight.finished()
     assert_equal_runs(straight, resumed)
-    average = {"at_fr_swa": "swa", "trades+awp+ema": "ema"}[name]
     assert resumed.views() == ["best", "last", f"{average}-best", f"{average}-last"]
 
 
