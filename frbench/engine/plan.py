@@ -279,14 +279,20 @@ def _check(recipe: Recipe, frame: Frame) -> None:
 
 
 def _refuse_idle(frame: Frame, typed: Mapping[str, str]) -> None:
-    """Raise InputError for what was typed and does nothing under the schedule."""
+    """Raise InputError for what was typed and does nothing beside another setting."""
     cycling = frame.schedule == "onecycle"
-    idle, other = ("milestones", "milestones") if cycling else ("warmup", "onecycle")
-    if idle in typed:
-        raise InputError(
-            f"{idle}={typed[idle]} does nothing with schedule={frame.schedule}; "
-            f"add schedule={other} or leave it out"
-        )
+    idle = {
+        "milestones": ("schedule", "milestones") if cycling else None,
+        "warmup": None if cycling else ("schedule", "onecycle"),
+        "padding": None if frame.pad else ("pad", "4"),
+    }
+    for key, beside in idle.items():
+        if key in typed and beside is not None:
+            cause, other = beside
+            raise InputError(
+                f"{key}={typed[key]} does nothing with {cause}={getattr(frame, cause)}; "
+                f"add {cause}={other} or leave it out"
+            )
 
 
 def parse_overrides(items: Iterable[str]) -> dict[str, str]:

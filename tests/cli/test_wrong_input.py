@@ -58,6 +58,10 @@ TYPED = [
     (f"{SMOKE} architecture=timm:vit_tiny_patch16_224", "cannot take images of 1x8x8: Input heigh"),
     (f"{SMOKE} validation_fraction=0.9999", "cannot hold out 0.9999 of 1437 images"),
     ("train at_fr --preset quick milestones=3,5", "milestones=3,5 does nothing with schedule=onec"),
+    (
+        "train at_fr --preset quick padding=reflect",
+        "padding=reflect does nothing with pad=0; add pad=4 ",
+    ),
     ("train at_fr --preset paper warmup=0.1", "warmup=0.1 does nothing with schedule=milestones; "),
     ("train at_fr --preset smoke fr.start_epoch=4", "start_epoch=4 is beyond the last epoch 3"),
     (f"{SMOKE} attack.eps={'9' * 400}/1", "impossible setting attack.eps=9"),
