@@ -23,7 +23,7 @@ from frbench.models import build_model
 from tools.perf import evaluate, precision
 from tools.perf.__main__ import main
 from tools.perf.machine import forward_flops
-from tools.perf.report import Figure, Result, Table, show, slug, write
+from tools.perf.report import Figure, Result, Table, as_json, show, slug, write
 from tools.perf.textbook import PlainStep, careful, loader, textbook
 from tools.perf.timing import Candidate, WallClock, interleave
 
@@ -192,6 +192,13 @@ def test_results_on_other_models_are_kept_apart(tmp_path):
     results = [Result("train", {}, subject=model) for model in ("quick", "resnet18")]
     paths = {write(result, find_device("cpu"), tmp_path, rehearsal=False) for result in results}
     assert {path.name for path in paths} == {"train-quick.json", "train-resnet18.json"}
+
+
+def test_a_command_names_no_folder_of_the_machine_that_it_ran_on(monkeypatch):
+    typed = "--suite eval --run /home/me/runs/robust --folder=/tmp/x --seconds 0.5 --out /home/me"
+    monkeypatch.setattr("sys.argv", ["perf", *typed.split()])
+    found = as_json(Result("eval", {}), CPU, rehearsal=True)["command"]
+    assert found == "python -m tools.perf --suite eval --run robust --folder=x --seconds 0.5"
 
 
 def test_figures_know_their_direction():

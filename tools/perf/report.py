@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,7 +85,7 @@ def as_json(result: Result, device: Device, *, rehearsal: bool) -> dict[str, Any
         "suite": result.suite,
         "rehearsal": rehearsal,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "tools.perf", *sys.argv[1:]]),
+        "command": _command(sys.argv[1:]),
         **provenance(device.describe()),
         "device_type": device.device.type,
         "precision": device.precision,
@@ -95,6 +96,22 @@ def as_json(result: Result, device: Device, *, rehearsal: bool) -> dict[str, Any
         "figures": [asdict(figure) for figure in result.figures],
         "notes": result.notes,
     }
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """What to type elsewhere: without the folder of the file, nor any other folder of this machine.
+
+    Runs and folders keep their names.
+    """
+    kept, left = [], iter(arguments)
+    for argument in left:
+        if argument == "--out":
+            next(left, None)
+        elif not argument.startswith("--out="):
+            option, equals, value = argument.rpartition("=")
+            name = Path(value).name if Path(value).is_absolute() else value
+            kept.append(f"{option}{equals}{name}")
+    return shlex.join(["python", "-m", "tools.perf", *kept])
 
 
 def slug(text: str) -> str:
