@@ -23,7 +23,16 @@ from frbench.models import build_model
 from tools.perf import evaluate, precision
 from tools.perf.__main__ import main
 from tools.perf.machine import forward_flops
-from tools.perf.report import Figure, Result, Table, as_json, show, slug, write
+from tools.perf.report import (
+    Figure,
+    Result,
+    Table,
+    as_json,
+    show,
+    slug,
+    without_folder,
+    write,
+)
 from tools.perf.textbook import PlainStep, careful, loader, textbook
 from tools.perf.timing import Candidate, WallClock, interleave
 
@@ -199,6 +208,19 @@ def test_a_command_names_no_folder_of_the_machine_that_it_ran_on(monkeypatch):
     monkeypatch.setattr("sys.argv", ["perf", *typed.split()])
     found = as_json(Result("eval", {}), CPU, rehearsal=True)["command"]
     assert found == "python -m tools.perf --suite eval --run robust --folder=x --seconds 0.5"
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("/home/me/runs/robust@best", "robust@best"),
+        ("file:/home/me/model.pt", "file:model.pt"),
+        ("runs/robust", "runs/robust"),
+        ("robustbench:Wong2020Fast", "robustbench:Wong2020Fast"),
+    ],
+)
+def test_a_target_keeps_its_name_and_loses_the_folder_of_the_machine(typed, kept):
+    assert without_folder(typed) == kept
 
 
 def test_figures_know_their_direction():

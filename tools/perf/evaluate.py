@@ -18,7 +18,7 @@ from frbench.evaluation import CellStore, Target, evaluate, resolve_target
 from frbench.evaluation.cells import ROBUST
 from frbench.evaluation.search import Search
 from tools.perf.options import Options
-from tools.perf.report import Figure, Result, Table
+from tools.perf.report import Figure, Result, Table, without_folder
 from tools.perf.timing import Candidate
 from tools.plain import plain_call
 
@@ -38,7 +38,7 @@ def run(options: Options) -> Result:
             "repeats": options.repeats,
             "seed": SEED,
             "precision": "fp32 verdicts; plain and exact search in fp32 with TF32 off",
-            "run": options.run,
+            "run": None if options.run is None else without_folder(options.run),
         },
     )
     if options.run is not None:

@@ -109,9 +109,14 @@ def _command(arguments: Sequence[str]) -> str:
             next(left, None)
         elif not argument.startswith("--out="):
             option, equals, value = argument.rpartition("=")
-            name = Path(value).name if Path(value).is_absolute() else value
-            kept.append(f"{option}{equals}{name}")
+            kept.append(f"{option}{equals}{without_folder(value)}")
     return shlex.join(["python", "-m", "tools.perf", *kept])
+
+
+def without_folder(value: str) -> str:
+    """A path or TARGET such as `file:/home/me/model.pt`, but no folder of one machine."""
+    scheme, colon, path = value.rpartition(":")
+    return f"{scheme}{colon}{Path(path).name}" if Path(path).is_absolute() else value
 
 
 def slug(text: str) -> str:
