@@ -77,7 +77,7 @@ format: $(READY) ## let ruff rewrite the layout
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-perf: $(READY) ## measure every speed claim, results in results/perf; PERF='--suite eval --run RUN' says which
+perf: $(READY) ## measure speed, results in results/perf; PERF='--suite eval --run RUN' says which
 	@$(BIN)/python -m tools.perf --device $(DEVICE) $(PERF)
 
 parity: $(READY) ## our verdicts against plain library calls, image by image
