@@ -1,1 +1,1 @@
-"""Every speed claim of the project is measured here; see docs/performance.md."""
+"""The speed claims of the project are measured here; see docs/performance.md."""
