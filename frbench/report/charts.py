@@ -184,6 +184,9 @@ def _frame(axes: Any, measured: Sequence[Point], published: Sequence[Point]) -> 
 
 
 def _draw_front(axes: Any, front: Sequence[Point]) -> None:
+    """A staircase; a front of one place has no line, and the legend none to explain."""
+    if len({_place(p) for p in front}) < 2:
+        return
     axes.step(
         [p.clean for p in front],
         [p.robust for p in front],

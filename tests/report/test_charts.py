@@ -28,6 +28,24 @@ def test_equal_points_are_both_on_the_front() -> None:
     assert {p.key for p in pareto_front(points)} == {"a", "b"}
 
 
+@pytest.mark.parametrize(("second", "drawn"), [("1100", False), ("1111", True)])
+def test_legend_names_a_front_only_where_one_is_drawn(
+    make_cell: Callable[..., Cell],
+    model_record: Callable[..., ModelRecord],
+    second: str,
+    drawn: bool,
+) -> None:
+    rows = {"a": ("1110", "1000"), "b": (second, "0000")}
+    cells = [
+        make_cell(model_record(name, digest=name * 64), attack, verdicts)
+        for name, both in rows.items()
+        for attack, verdicts in zip(("clean", "pgd20"), both, strict=True)
+    ]
+    chart = clean_robust("c", build(cells).tables[0], None)
+    assert chart is not None
+    assert ("Pareto front" in chart.picture) is drawn
+
+
 def test_a_row_that_is_not_comparable_has_its_dagger_beside_the_papers(
     make_cell: Callable[..., Cell], model_record: Callable[..., ModelRecord]
 ) -> None:
