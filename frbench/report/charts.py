@@ -135,8 +135,13 @@ def _measured(table: Table, column: Column) -> list[Point]:
 
 
 def _published(table: Table, column: Column, paper: PaperTable2 | None) -> list[Point]:
-    """The paper's rows under the same attack, and the neighbours of the table where it is AA."""
-    points = []
+    """The paper's rows under the same attack, and the neighbours of the table where it is AA.
+
+    None where no row may be compared with them: they would only squeeze the rows into a corner.
+    """
+    points: list[Point] = []
+    if not any(row.model.comparable for row in table.rows):
+        return points
     if paper is not None and column.attack.name in ("fgsm", "pgd20", "cw", "aa"):
         points += [
             Point("", row.method, _PAPER, row.clean, getattr(row, column.attack.name))

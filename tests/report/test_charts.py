@@ -66,6 +66,21 @@ def test_a_row_that_is_not_comparable_has_its_dagger_beside_the_papers(
     assert "Rows with † are not comparable with them" in chart.caption
 
 
+def test_published_points_are_drawn_only_where_a_row_may_be_compared_with_them(
+    make_cell: Callable[..., Cell], model_record: Callable[..., ModelRecord]
+) -> None:
+    cells = [
+        make_cell(model_record(name, digest=name * 64, comparable=False), attack, verdicts)
+        for name in "ab"
+        for attack, verdicts in (("clean", "1110"), ("pgd20", "1000"))
+    ]
+    board = build(cells)
+    chart = clean_robust("c", board.tables[0], board.paper)
+    assert chart is not None
+    assert {row[2].text for row in chart.numbers.rows} == {"measured"}
+    assert "Published" not in chart.caption
+
+
 def test_learning_curve_shows_epochs_that_were_judged() -> None:
     metrics = (
         {"epoch": 0, "train_loss": 2.0},
