@@ -180,7 +180,7 @@ def _frame(axes: Any, measured: Sequence[Point], published: Sequence[Point]) -> 
     for name, field in (("x", "clean"), ("y", "robust")):
         values = [getattr(p, field) for p in inside]
         scores = [s for p in measured if (s := getattr(p, f"{field}_score"))]
-        values += [bound for s in scores for bound in (s.low, s.high) if bound is not None]
+        values += [end for s in scores for end in _ends(s) or ()]
         margin = max(1.0, 0.12 * (max(values) - min(values)))
         low, high = min(values) - margin, max(values) + margin
         getattr(axes, f"set_{name}lim")(low, high)
