@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import dist, inf
 from typing import Any
 
 from markupsafe import Markup
@@ -229,19 +230,18 @@ def _ends(score: Score | None) -> list[float] | None:
 
 
 def _number_points(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write each point's number beside it, where no other number or point stands."""
+    """Write each point's number beside it and nearer to it than to any other point or number."""
     axes.figure.draw_without_rendering()
     scale = 72 / axes.figure.dpi
     places = [axes.transData.transform((x, y)) * scale for x, y, _ in points]
-    taken: list[tuple[float, float]] = [(px, py) for px, py in places]
-    for (x, y, text), (px, py) in zip(points, places, strict=True):
-        free = [
-            (dx, dy)
-            for dx, dy in _PLACES
-            if all(abs(px + dx + 3 - a) > 9 or abs(py + dy + 3 - b) > 9 for a, b in taken)
-        ]
-        dx, dy = (free or _PLACES)[0]
-        taken.append((px + dx + 3, py + dy + 3))
+    taken = [(float(px), float(py)) for px, py in places]
+    for i, ((x, y, text), (px, py)) in enumerate(zip(points, places, strict=True)):
+        others = [place for j, place in enumerate(taken) if j != i]
+        middles = {(dx, dy): (px + dx + 3, py + dy + 3) for dx, dy in _PLACES}
+        room = {p: min((dist(m, o) for o in others), default=inf) for p, m in middles.items()}
+        free = [p for p, m in middles.items() if room[p] > max(12, dist(m, (px, py)))]
+        dx, dy = free[0] if free else max(room, key=room.__getitem__)
+        taken.append(middles[dx, dy])
         axes.annotate(
             text, (x, y), textcoords="offset points", xytext=(dx, dy), fontsize=9, zorder=5
         )
