@@ -90,12 +90,14 @@ def _spread(score: Score) -> str:
 
 
 def difference_entry(difference: Difference | None) -> Entry:
-    """`+0.64` with its interval."""
+    """`+0.64` with its interval; `≤ -2.38` with the upper end alone, as the lower is unknown."""
     if difference is None:
         return Entry("-")
     text = ("≤ " if difference.at_most else "") + signed(difference.points)
     if difference.low is None or difference.high is None:
         return Entry(text)
+    if difference.at_most:
+        return Entry(text, f"up to {signed(difference.high)}")
     return Entry(text, f"{signed(difference.low)} to {signed(difference.high)}")
 
 

@@ -13,8 +13,9 @@ import pytest
 from frbench.attacks import specs
 from frbench.errors import InputError
 from frbench.evaluation.cells import Cell, CellStore, ModelRecord
+from frbench.leaderboard.grids import difference_entry
 from frbench.leaderboard.render import BOUNDLESS, latex_text, render, write_tables
-from frbench.leaderboard.rows import Leaderboard
+from frbench.leaderboard.rows import Difference, Leaderboard
 from frbench.leaderboard.table import build
 
 ATTACKS = ("clean", "fgsm", "pgd20", "cw", "aa")
@@ -132,6 +133,11 @@ def test_an_upper_bound_is_marked_in_every_text(board: Leaderboard) -> None:
     assert f"≤ {number}" in render(board, "table")
     assert f"≤ {number}" in render(board, "markdown")
     assert rf"$\le$ {number}" in render(board, "latex")
+
+
+def test_the_difference_of_an_upper_bound_has_no_lower_end() -> None:
+    entry = difference_entry(Difference(points=-2.38, low=-51.06, high=-1.4, at_most=True))
+    assert (entry.text, entry.detail) == ("≤ -2.38", "up to -1.40")
 
 
 def test_presets_share_a_table_only_with_a_column_that_names_them(board: Leaderboard) -> None:
