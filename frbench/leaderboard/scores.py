@@ -81,7 +81,9 @@ def mean_score(scores: Sequence[Score]) -> Score:
     """Mean and standard deviation over seeds; one seed alone stays as it is."""
     if len(scores) == 1:
         return scores[0]
-    mean, sd = statistics.seed_summary([s.accuracy for s in scores])
+    # From counts where there are some, so that nothing is rounded twice.
+    exact = [s.accuracy if s.correct is None else 100 * s.correct / s.n for s in scores]
+    mean, sd = statistics.seed_summary(exact)
     return Score(
         accuracy=round(mean, 2),
         at_most=any(s.at_most for s in scores),

@@ -176,6 +176,23 @@ def test_seeds_become_mean_and_standard_deviation(
     assert len(single_table(build(cells, each_seed=True)).rows) == 3
 
 
+def test_deviations_over_seeds_are_rounded_once(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    """Of 33.59, 34.38 and 35.55 it would be 0.99."""
+    cells = [
+        make_cell(
+            model_record("at_fr", seed=s, digest=f"{s:064d}"),
+            "pgd20",
+            "1" * correct + "0" * (256 - correct),
+        )
+        for s, correct in enumerate((86, 88, 91))
+    ]
+    (row,) = single_table(build(cells)).rows
+    score = row.scores["pgd20"]
+    assert (score.accuracy, score.sd) == (34.51, 0.98)
+
+
 def test_a_name_that_ends_like_a_seed_is_a_name(
     make_cell: CellMaker, model_record: RecordMaker
 ) -> None:
