@@ -171,9 +171,10 @@ def table_view(place: int, table: Table, sources: Sources) -> TableView:
 
 
 def _row_view(place: int, row: Row, table: Table, gaps: bool, costs: Sequence[str]) -> RowView:
-    values = [_score_value(row.scores.get(c.key), c.key) for c in table.columns]
+    seeds = len(row.members)
+    values = [_score_value(row.scores.get(c.key), c.key, seeds) for c in table.columns]
     if table.norm is not None:
-        values.append(_score_value(row.worst_case, "worst_case"))
+        values.append(_score_value(row.worst_case, "worst_case", seeds))
     if table.ranked_by:
         values.append(_rank_value(row))
     if gaps:
@@ -187,8 +188,8 @@ def _row_view(place: int, row: Row, table: Table, gaps: bool, costs: Sequence[st
     return RowView(place, row, tuple(values), facts)
 
 
-def _score_value(score: Score | None, key: str) -> Value:
-    return Value(score_entry(score), score.accuracy if score else None, key if score else "")
+def _score_value(score: Score | None, key: str, seeds: int) -> Value:
+    return Value(score_entry(score, seeds), score.accuracy if score else None, key if score else "")
 
 
 def _rank_value(row: Row) -> Value:
@@ -252,7 +253,10 @@ def paper_grid(board: Leaderboard) -> Grid | None:
                 (
                     Entry(row.label + ("" if row.model.comparable else " †")),
                     Entry(f"measured, {row.model.architecture}, n = {table.n:,}"),
-                    *(score_entry(row.scores.get(keys.get(name, ""))) for name in names),
+                    *(
+                        score_entry(row.scores.get(keys.get(name, "")), len(row.members))
+                        for name in names
+                    ),
                 )
                 for row in table.rows
                 if row.model.defense == published.defense

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from frbench.evaluation.cells import CellStore
+from frbench.evaluation.cells import Cell, CellStore, ModelRecord
 from frbench.leaderboard.render import render
 from frbench.leaderboard.table import leaderboard
 from frbench.report import write_report
@@ -163,3 +163,18 @@ def test_audit_marks_its_row_alone(
     rows = re.findall(r'<tr id="t0-row\d+".*?</tr>', make_page(), re.S)
     marked = [row for row in rows if f"{mark} {verdict}" in row]
     assert len(marked) == 1 and "awp (best)" in marked[0]
+
+
+def test_a_score_of_fewer_seeds_than_its_row_says_so(
+    make_cell: Callable[..., Cell], model_record: Callable[..., ModelRecord], tmp_path: Path
+) -> None:
+    store = CellStore(tmp_path / "results")
+    records = [model_record("trades", seed=s, digest=f"{s:064d}") for s in range(3)]
+    for record in records:
+        store.save(make_cell(record, "clean", "1110"))
+    for record in records[1:]:
+        store.save(make_cell(record, "pgd20", "1000"))
+    output = tmp_path / "report.html"
+    write_report(output, store.root, tmp_path / "runs", gallery=False, now=NOW)
+    shown = {a["data-key"]: text for a, text in Page(output.read_text()).buttons}
+    assert shown == {"clean": "75.00|± 0.00", "pgd20": "25.00|± 0.00, 2 of 3 seeds"}
