@@ -88,11 +88,12 @@
     if (typeof value === "number") return Number(value.toPrecision(9)).toLocaleString("en", { maximumSignificantDigits: 6, useGrouping: value >= 10000 });
     return typeof value === "boolean" ? (value ? "yes" : "no") : String(value);
   };
-  const list = (facts) => {
+  const words = (name) => name.replaceAll("_", " ");
+  const list = (facts, named = words) => {
     const made = element("dl");
     for (const [name, value] of facts) {
       if (value === null || value === undefined || value === "" || (Array.isArray(value) && !value.length)) continue;
-      made.append(element("dt", name.replaceAll("_", " ")), element("dd", show(value)));
+      made.append(element("dt", named(name)), element("dd", show(value)));
     }
     return made;
   };
@@ -138,7 +139,7 @@
       parts.push(element("h3", "Seed by seed"), list(row.members.map((member) => {
         const own = column ? member.scores[key] : member.worst_case;
         return [member.label, own ? headline(own).join(", ") : "-"];
-      })));
+      }), String));
     }
     if (column) parts.push(element("h3", "Attack"), list([["settings", column.settings], ...Object.entries(column.attack)]));
     else parts.push(element("p", `An image counts as correct when it withstood every attack of the row: ${table.columns.filter((c) => row.scores[c.key]).map((c) => c.label).join(", ")}.`));
