@@ -156,6 +156,11 @@ def test_print_shows_whole_tables(opened: Any) -> None:
     assert colour == "rgb(255, 255, 255)"
     opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert opened.page.locator(".chart details:not([open])").count() == 0
+    opened.page.set_viewport_size({"width": 700, "height": 1000})  # about what A4 has
+    right = "getBoundingClientRect().right"
+    beyond = f"e => e.{right} - e.closest('figure').{right}"
+    tables = opened.page.locator(".chart table").all()
+    assert tables and max(table.evaluate(beyond) for table in tables) <= 1
 
 
 def test_axe_finds_nothing_serious(opened_in: Any) -> None:
