@@ -39,6 +39,11 @@ class AttackSpec(BaseModel):
         return self.library == "pyautoattack"
 
     @property
+    def draws(self) -> bool:
+        """Whether the attack draws random numbers, so that its seed can change a verdict."""
+        return self.random_start or self.is_autoattack
+
+    @property
     def label(self) -> str:
         """Column heading: `PGD-20`, `AA`, or `AA (APGD-CE, APGD-T)` when stages were left out."""
         if self.is_autoattack:

@@ -61,7 +61,7 @@ def evaluate(
         split: whose images.
         start: first image.
         n: number of images; None for all from `start` on.
-        seed: of every chunk's random numbers.
+        seed: of every chunk's random numbers, where the attack draws any.
         batch: images a chunk.
         search: `exact`, or `fast` or `compiled` for a search on a faster twin; see `search.py`.
         console: where plan, progress and bounds go; None keeps silent.
@@ -162,12 +162,15 @@ def data_range(
 def blank_cell(
     model: ModelRecord, spec: AttackSpec, data: DataRange, seed: int, batch: int, search: Search
 ) -> Cell:
-    """The cell before anything is computed; it has its final key."""
+    """The cell before anything is computed; it has its final key.
+
+    The seed of an attack that draws nothing is 0, for another one would be the same value again.
+    """
     cell = Cell(
         model=model,
         attack=spec,
         data=data,
-        seed=seed,
+        seed=seed if spec.draws else 0,
         batch=batch,
         precision=PRECISION[search],
         versions=provenance.deciding_versions(spec, search),

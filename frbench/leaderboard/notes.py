@@ -76,7 +76,7 @@ def _provenance_notes(singles: Sequence[Single], columns: Sequence[Column]) -> l
             ("images a batch", {cell.batch for cell in cells}),
             ("attack seeds", {cell.seed for cell in cells}),
         ):
-            if len(values) > 1 and column.attack.eps > 0:
+            if len(values) > 1 and column.attack.draws:
                 notes.append(f"{column.label}: rows differ in {what}: {sorted(values)}")
     versions: dict[str, set[str]] = defaultdict(set)
     for single in singles:

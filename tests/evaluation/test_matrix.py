@@ -92,6 +92,16 @@ def test_gradient_attacks_equal_plain_torchattacks_calls(
     assert 0 < cell.correct() < 40
 
 
+def test_the_seed_makes_another_cell_only_of_attacks_that_draw(
+    target: Target, digits: Dataset, store: CellStore
+) -> None:
+    columns = [specs(eps=EPS)[name] for name in ("clean", "fgsm", "pgd20")]
+    for seed in (0, 1):
+        evaluate(target, columns, digits, store=store, device="cpu", n=8, batch=8, seed=seed)
+    seeds = sorted((cell.attack.name, cell.seed) for cell in store.all())
+    assert seeds == [("clean", 0), ("fgsm", 0), ("pgd20", 0), ("pgd20", 1)]
+
+
 def test_columns_judge_by_their_own_definitions(
     target: Target, digits: Dataset, store: CellStore
 ) -> None:
