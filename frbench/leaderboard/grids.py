@@ -155,7 +155,8 @@ def accuracy_grid(table: Table) -> Grid:
     if table.ranked_by:
         by = next(c.label for c in table.columns if c.key == table.ranked_by)
         notes.append(
-            f"Rank under {by}: rows that McNemar's test cannot tell apart at 5 % share a range"
+            f"Rank under {by}: rows that McNemar's test cannot tell apart, at 5 % for all pairs "
+            "together, share a range"
         )
     notes += marks.legend(table.rows)
     notes += [f"warning: {row.label}: {warning}" for row in table.rows for warning in row.warnings]

@@ -84,6 +84,13 @@ def test_ranks_part_at_five_percent() -> None:
         assert statistics.rank_ranges([[a], [b]]) == ranges
 
 
+def test_more_pairs_need_more_evidence() -> None:
+    """12 to 2 has p = 0.013: enough for one pair, by Holm's method not for six."""
+    a, b = "1" * 12 + "0" * 2 + "1" * 86, "0" * 12 + "1" * 2 + "1" * 86
+    assert statistics.rank_ranges([[a], [b]]) == [(1, 1), (2, 2)]
+    assert statistics.rank_ranges([[a], [b], [b], [b]]) == [(1, 4)] * 4
+
+
 def test_a_stronger_attack_that_leaves_more_images_is_reported() -> None:
     fine = {"clean": 90, "fgsm": 60, "pgd20": 55, "cw": 56, "aa": 50}
     assert statistics.order_warnings(fine) == []
