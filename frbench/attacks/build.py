@@ -63,7 +63,7 @@ def build_attack(
 
     def attack(images: Tensor, labels: Tensor) -> Tensor:
         # pyautoattack's targeted stages cannot view channels_last images.
-        with seeded(seed), _mode_kept(model):
+        with seeded(seed), _mode_kept(model), _contiguous_gradients(model):
             return raw(images.contiguous(), labels).detach().contiguous()
 
     return attack
@@ -135,6 +135,24 @@ def _autoattack_stage(
         return adversarial
 
     return attack
+
+
+@contextlib.contextmanager
+def _contiguous_gradients(model: nn.Module) -> Iterator[None]:
+    """torchattacks' PGDL2 views an image's gradient as a row, whatever layout the network left."""
+
+    def contiguous(_: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+        (images,) = inputs
+        if images.requires_grad:
+            images = images.view_as(images)
+            images.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
+        return images
+
+    hook = model.register_forward_pre_hook(contiguous)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextlib.contextmanager

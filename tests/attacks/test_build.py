@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from frbench.attacks import AA_STAGES, AttackSpec, autoattack, build_attack, pgd, specs
 from frbench.attacks.margin import MarginPGD, margin
 from frbench.errors import InputError
+from frbench.models import build_model
 
 CLASSES = 10
 _STAGES = [
@@ -74,6 +75,18 @@ def test_attack_stays_in_ball_and_box_and_leaves_the_model_alone(
     assert all(p.grad is None for p in model.parameters())
     assert not any(module.training for module in model.modules())
     assert torch.equal(attack(images, labels), adversarial), "the same seed gave other images"
+
+
+@pytest.mark.parametrize("stage", ["pgd20", "apgd-ce", "apgd-t"])
+def test_l2_attacks_take_gradients_of_any_layout(stage: str) -> None:
+    torch.manual_seed(0)
+    model = build_model("quick", classes=CLASSES).eval()  # its gradients are not contiguous
+    images = torch.rand(2, 3, 32, 32)
+    labels = model(images).argmax(dim=1)
+    spec = specs("L2")["pgd20" if stage == "pgd20" else "aa"]
+    attack = build_attack(spec, stage, model, device="cpu", seed=0, classes=CLASSES)
+    assert bool((attack(images, labels) != images).any())
+    assert not model._forward_pre_hooks
 
 
 def test_mode_of_every_module_survives_the_attack() -> None:
