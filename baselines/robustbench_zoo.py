@@ -29,7 +29,7 @@ _CLASSES = {"cifar10": 10, "cifar100": 100}
 _NORMS = ("Linf", "L2")
 # Constants that builders register and some files lack; the builder's own values are right.
 _OPTIONAL = {"mu", "sigma", "mean", "std", "normalize.mean", "normalize.std"}
-# Leftovers of training that the zoo's own loader ignores as well.
+# Leftovers of training that the zoo's own loader ignores where its network has no place for them.
 _LEFTOVERS = ("model_preact_hl1.", "sub_block1.")
 _WRAPPERS = ("module.", "model.", "_orig_mod.", "net.")
 
@@ -88,7 +88,7 @@ def load_state(module: nn.Module, path: Path) -> None:
     state, _ = find_state(read_checkpoint(path), path)
     expected = module.state_dict()
     aligned = {_aligned(name, expected): tensor for name, tensor in state.items()}
-    aligned = {n: t for n, t in aligned.items() if not n.startswith(_LEFTOVERS)}
+    aligned = {n: t for n, t in aligned.items() if n in expected or not n.startswith(_LEFTOVERS)}
     for name, tensor in expected.items():
         optional = name in _OPTIONAL or name.endswith("num_batches_tracked")
         if name not in aligned and not optional:

@@ -5,6 +5,7 @@ import types
 
 import pytest
 import torch
+from torch import nn
 
 from baselines import natural, robustbench_zoo, timm_models, weights_file
 from frbench.compat import robustbench_zoo as zoo
@@ -111,6 +112,18 @@ def test_robustbench_weights_on_disk_need_no_network(models_folder, monkeypatch)
     assert loaded["mu"].flatten().tolist() == pytest.approx(CIFAR.mean)
     assert (model.target, model.dataset) == ("robustbench:Wong2020Fast", "cifar10")
     assert (model.architecture, model.extra_data) == ("PreActResNet-18", "none")
+
+
+def test_robustbench_leftovers_are_loaded_where_the_network_has_them(tmp_path):
+    state = {"fc.weight": torch.ones(2, 3), "sub_block1.weight": torch.ones(1, 1)}
+    torch.save(state, tmp_path / "w.pt")
+    plain = nn.Module()
+    plain.fc = nn.Linear(3, 2, bias=False)
+    robustbench_zoo.load_state(plain, tmp_path / "w.pt")
+    assert torch.equal(plain.fc.weight, state["fc.weight"])
+    plain.sub_block1 = nn.Linear(1, 1, bias=False)  # as TRADES' networks have, and never call
+    robustbench_zoo.load_state(plain, tmp_path / "w.pt")
+    assert torch.equal(plain.sub_block1.weight, state["sub_block1.weight"])
 
 
 def test_robustbench_own_folder_is_looked_at_too(models_folder, tmp_path):
