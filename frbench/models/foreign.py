@@ -53,9 +53,12 @@ class ForeignWeights:
 
     @property
     def channels(self) -> int:
-        """Inputs of the first convolution."""
-        kernels = [t for t in self.tensors.values() if t.dim() == 4]
-        return kernels[0].shape[1] if kernels else 0
+        """Inputs of the convolution that sees the image.
+
+        Its kernel may stand anywhere: safetensors keeps tensors by name. Depthwise ones have one.
+        """
+        inputs = {t.shape[1] for t in self.tensors.values() if t.dim() == 4}
+        return 3 if 3 in inputs else min(inputs, default=0)
 
 
 def read_checkpoint(path: Path) -> Any:

@@ -150,6 +150,14 @@ def test_large_architectures_are_told_apart(tmp_path, name):
     assert detect_architecture(ForeignWeights(tmp_path, state, None, ())) == name
 
 
+@pytest.mark.parametrize("name", ["wrn-10-1", "quick", "preactresnet18"])
+def test_safetensors_without_our_metadata_load_whatever_order_they_keep(tmp_path, name):
+    state = network_state(name)
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    weights = assert_loads(tmp_path / "w.safetensors", state, name)
+    assert detect_architecture(weights) == name
+
+
 def test_digits_network_is_detected_by_its_channel(tmp_path):
     weights = ForeignWeights(tmp_path, network_state("tiny", channels=1), None, ())
     assert (detect_architecture(weights), weights.channels) == ("tiny", 1)
