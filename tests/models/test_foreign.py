@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 
@@ -215,6 +216,17 @@ def test_files_that_are_no_weights_are_named(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=r"cannot read .*not a weights file"):
         read_foreign(tmp_path / name)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_bytes_are_named_wherever_they_are(tmp_path, zipped):
+    path = tmp_path / "w.pt"
+    torch.save({"conv.weight": torch.ones(2)}, path, _use_new_zipfile_serialization=zipped)
+    sound, random = path.read_bytes(), torch.Generator().manual_seed(0)
+    for place in torch.randint(len(sound), (300,), generator=random).tolist():
+        path.write_bytes(sound[:place] + b"(" + sound[place + 1 :])  # a pickle's mark
+        with contextlib.suppress(InputError):
+            read_foreign(path)
 
 
 def test_truncated_checkpoint_is_named(tmp_path):
