@@ -47,9 +47,11 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 def check_model(model: nn.Module, name: str) -> None:
-    """Raise InputError unless the model is in eval mode and has float32 weights."""
-    if model.training:
-        raise InputError(f"model '{name}' is in training mode: call eval() before evaluating it")
+    """Raise InputError unless the model is in eval mode, all of it, and has float32 weights."""
+    for part, module in model.named_modules():
+        if module.training:  # a BatchNorm would judge by its batch, and learn from it
+            where = f"{part} of model '{name}'" if part else f"model '{name}'"
+            raise InputError(f"{where} is in training mode: call eval() before evaluating it")
     for key, value in model.state_dict().items():
         if value.is_floating_point() and value.dtype is not torch.float32:
             raise InputError(f"model '{name}': {key} is {value.dtype}, verdicts need float32")

@@ -370,6 +370,10 @@ def test_wrong_requests_are_refused(target: Target, digits: Dataset, store: Cell
     target.model.train()
     with pytest.raises(InputError, match="training mode"):
         one(target, pgd(1), digits, store)
+    target.model.eval()
+    target.model[2].train()  # type: ignore[index]
+    with pytest.raises(InputError, match="2 of model 'small' is in training mode"):
+        one(target, pgd(1), digits, store)
     target.model.eval().half()
     with pytest.raises(InputError, match="need float32"):
         one(target, pgd(1), digits, store)
