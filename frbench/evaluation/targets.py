@@ -100,7 +100,7 @@ def load_outside(
     scheme, _, reference = text.partition(":")
     adapter = lookup("kind of target", scheme, adapters())
     model = adapter.load(reference, architecture=architecture, normalization=normalization)
-    model.module.to(device)
+    model.module.to(device).eval()  # before it sees images: its digest is of what it is now
     model = _trusted(model, torch.device(device))
     model.module.to(device).eval().requires_grad_(False)
     return Target(model.module, _record(model))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import types
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,8 @@ from frbench.discovery import BrokenModule
 from frbench.errors import FrbenchError, InputError
 from frbench.evaluation import resolve_target, targets
 from frbench.evaluation.targets import adapters, is_outside, load_outside
-from frbench.models import WeightsMeta, build_model, save_weights
+from frbench.models import Normalized, WeightsMeta, build_model, save_weights
+from frbench.models.outside import OutsideModel
 
 
 @pytest.fixture
@@ -84,6 +87,16 @@ def test_a_dataset_of_another_number_of_classes_is_refused(tmp_path, noise):
     save_weights(path, net.state_dict(), WeightsMeta("quick", 7, "cifar10"))
     with pytest.raises(InputError, match="7 classes, the dataset has 10"):
         load_outside(f"file:{path}")
+
+
+def test_a_look_at_images_changes_no_statistics(noise, monkeypatch):
+    module = Normalized(build_model("quick", classes=10).net, None)  # in training mode
+    model = OutsideModel(module, "m", "mine", "quick", None, "cifar10", 10, "0" * 64, "declared")
+    mine = types.SimpleNamespace(load=lambda *_, **__: model)
+    monkeypatch.setattr(targets, "adapters", lambda: {"mine": mine})
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    after = load_outside("mine").model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_a_dataset_out_of_reach_does_not_hide_the_model(tmp_path, monkeypatch):
