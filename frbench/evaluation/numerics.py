@@ -71,8 +71,12 @@ def as_images(pixels: Tensor, device: torch.device) -> Tensor:
     return images
 
 
-def check_logits(logits: Tensor, images: int, classes: int, name: str) -> None:
-    """Raise InputError unless `logits` is a finite (images, classes) tensor."""
+def check_logits(logits: object, images: int, classes: int, name: str) -> None:
+    """Raise InputError unless `logits` is a finite (images, classes) tensor of full precision."""
+    if not isinstance(logits, Tensor):  # some networks return features beside them
+        raise InputError(f"model '{name}' returns a {type(logits).__name__}: expected logits alone")
+    if logits.dtype not in (torch.float32, torch.float64):
+        raise InputError(f"model '{name}' returns {logits.dtype}: verdicts need float32 logits")
     if logits.ndim != 2 or logits.shape[0] != images:
         raise InputError(
             f"model '{name}' maps {images} images to shape {tuple(logits.shape)}: expected logits "

@@ -345,6 +345,8 @@ class Odd(nn.Module):
         (lambda z: z * float("nan"), "NaN or infinite logits"),
         (lambda z: z[:, :7], "7 outputs, the data have 10 classes"),
         (lambda z: z[:, :, None], "maps 20 images to shape"),
+        (lambda z: (z, None), "returns a tuple: expected logits alone"),
+        (lambda z: z.half(), "returns torch.float16: verdicts need float32"),
         (lambda z: z @ torch.ones(3, 3), "cannot take images of 1x8x8"),
     ],
 )
