@@ -91,7 +91,7 @@ def forecast(
         if store is not None:
             columns = _columns(plan, data, n)
             if run is not None:
-                columns = _without_finished(columns, plan, run, data, store, search)
+                columns = _without_finished(columns, plan, run, data, store, search, device)
             seconds += _attack_seconds(columns, plan, data, device, search)
     return Forecast(tuple(trainings.values()), seconds)
 
@@ -166,6 +166,7 @@ def _without_finished(
     data: Dataset,
     store: CellStore,
     search: Search,
+    device: Device,
 ) -> list[Column]:
     """The columns that `attack_run` still has to compute."""
     batch = find_preset(plan.preset).evaluation_batch
@@ -173,7 +174,9 @@ def _without_finished(
 
     def missing(column: Column) -> bool:
         part = data_range(data, "test", 0, column.images)
-        cell = store.find(blank_cell(models[column.view], column.spec, part, 0, batch, search))
+        model = models[column.view]
+        blank = blank_cell(model, column.spec, part, 0, batch, search, device.device)
+        cell = store.find(blank)
         return cell is None or not cell.complete
 
     return [column for column in columns if missing(column)]

@@ -55,7 +55,7 @@ def _cells(plan: Plan, clean: int, pgd20: int, aa: int, **model: Any) -> list[Ce
                 attack=spec,
                 data=DataRange(dataset="digits", sha256="d" * 64, stop=n),
                 batch=256,
-                versions=deciding_versions(spec, "exact"),
+                versions=deciding_versions(spec),
                 verdicts=dict.fromkeys(spec.stages, "1" * right + "0" * (n - right)),
                 provenance={"device": "a CPU", "commit": "abc"},
             )

@@ -29,7 +29,7 @@ from frbench.evaluation import costs, numerics, provenance
 from frbench.evaluation.cells import UNSEEN, Cell, CellStore, DataRange, ModelRecord
 from frbench.evaluation.progress import Reporter
 from frbench.evaluation.runner import Runner, sequence
-from frbench.evaluation.search import PRECISION, Search, Searcher
+from frbench.evaluation.search import PRECISION, Search, Searcher, precision
 from frbench.evaluation.target import Target
 
 _POLL_SECONDS = 0.5
@@ -76,7 +76,7 @@ def evaluate(
     data = data_range(dataset, split, start, n)
     if batch < 1:
         raise InputError(f"batch {batch} is not possible: give at least 1")
-    wanted = [blank_cell(target.record, spec, data, seed, batch, search) for spec in specs]
+    wanted = [blank_cell(target.record, spec, data, seed, batch, search, where) for spec in specs]
     unfinished = [cell for cell in map(lambda c: store.find(c) or c, wanted) if not cell.complete]
     if unfinished:
         pixels = part.images[data.start : data.stop]
@@ -160,12 +160,20 @@ def data_range(
 
 
 def blank_cell(
-    model: ModelRecord, spec: AttackSpec, data: DataRange, seed: int, batch: int, search: Search
+    model: ModelRecord,
+    spec: AttackSpec,
+    data: DataRange,
+    seed: int,
+    batch: int,
+    search: Search,
+    device: torch.device,
 ) -> Cell:
     """The cell before anything is computed; it has its final key.
 
     The seed of an attack that draws nothing is 0, for another one would be the same value again.
+    A fast search names its arithmetic, so no device goes on where one of another stopped.
     """
+    searched_in = None if search == "exact" else precision(device, spec)
     cell = Cell(
         model=model,
         attack=spec,
@@ -173,7 +181,7 @@ def blank_cell(
         seed=seed if spec.draws else 0,
         batch=batch,
         precision=PRECISION[search],
-        versions=provenance.deciding_versions(spec, search),
+        versions=provenance.deciding_versions(spec, searched_in),
         verdicts={},
     )
     cell.verdicts = {stage: UNSEEN * data.n for stage in sequence(cell)}

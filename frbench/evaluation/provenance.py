@@ -9,13 +9,12 @@ import torch
 
 from frbench.attacks import AttackSpec
 from frbench.evaluation.cells import Cell
-from frbench.evaluation.search import Search
 from frbench.provenance import commit, hardware_name, library_version
 
 # Raised when the meaning of a verdict changes, so that older cells are not taken for new ones.
 MATRIX_VERSION = "1"
-FAST_AUTOATTACK_VERSION = "2"
-"""Since 2, FAB projects without sorting."""
+FAST_SEARCH_VERSION = "3"
+"""Since 2, FAB projects without sorting; since 3, CUDA multiplies in float16, not in TF32."""
 SEEDING = "torch starts from the cell's seed in every chunk of every stage, as in pyautoattack"
 _DECIDING = {
     "none": (),
@@ -25,12 +24,18 @@ _DECIDING = {
 }
 
 
-def deciding_versions(spec: AttackSpec, search: Search) -> dict[str, str]:
-    """The versions that can change a verdict of this attack; they enter the cell's key."""
+def deciding_versions(spec: AttackSpec, searched_in: torch.dtype | None = None) -> dict[str, str]:
+    """The versions that can change a verdict of this attack; they enter the cell's key.
+
+    Args:
+        spec: the attack.
+        searched_in: what the twin of a fast search multiplies in; None for an exact search.
+    """
     packages = ("torch", *_DECIDING[spec.library])
     versions = {package: library_version(package) for package in packages}
-    if search != "exact" and spec.is_autoattack:
-        versions["fast search"] = FAST_AUTOATTACK_VERSION
+    if searched_in is not None and spec.library != "none":
+        kind = str(searched_in).removeprefix("torch.")
+        versions[f"fast search in {kind}"] = FAST_SEARCH_VERSION
     return {"matrix": MATRIX_VERSION, **versions}
 
 

@@ -294,7 +294,7 @@ def test_another_process_at_work_is_waited_for(
         runner.Runner, "run", lambda self, cell: (done.append(cell.attack.name), run(self, cell))
     )
     data = matrix.data_range(digits, "test", 0, 8)
-    blank = matrix.blank_cell(target.record, first, data, 0, 8, "exact")
+    blank = matrix.blank_cell(target.record, first, data, 0, 8, "exact", torch.device("cpu"))
     holder = storage.locked(matrix.lock_path(store, blank))
     holder.__enter__()
     # The module's own name for it: other threads of this process may be asleep too.

@@ -16,9 +16,9 @@ from torch import Tensor, fx, nn
 
 from frbench.attacks import AttackSpec, autoattack, pgd, specs
 from frbench.attacks.projection import project_linf
-from frbench.data import load_dataset, to_float
+from frbench.data import Dataset, load_dataset, to_float
 from frbench.errors import FrbenchError
-from frbench.evaluation import CellStore, Target, evaluate, search
+from frbench.evaluation import CellStore, Target, evaluate, matrix, search
 
 CPU = torch.device("cpu")
 EPS = 0.1
@@ -128,6 +128,25 @@ def test_cpu_searches_in_bf16_where_it_can_and_the_attack_judges_nothing(
 @pytest.mark.parametrize("spec", [PGD, AA], ids=["pgd", "aa"])
 def test_gpu_searches_in_float16(spec: AttackSpec) -> None:
     assert search.precision(torch.device("cuda"), spec) is torch.float16
+
+
+def test_a_fast_cell_goes_on_in_the_arithmetic_that_began_it(
+    convolutional: Target, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "has_bf16", lambda _: True)
+
+    def keys(spec: AttackSpec, mode: search.Search) -> set[str]:
+        data = matrix.data_range(digits, "test", 0, 8)
+        places = [CPU, torch.device("cuda")]
+        return {
+            matrix.blank_cell(convolutional.record, spec, data, 0, 8, mode, where).key
+            for where in places
+        }
+
+    for spec in (PGD, AA):
+        assert len(keys(spec, "fast")) == len(keys(spec, "compiled")) == 2
+        assert len(keys(spec, "exact")) == 1
+    assert len(keys(specs()["clean"], "fast")) == 1
 
 
 def test_only_a_fast_search_replaces_the_projection_of_fab() -> None:
