@@ -105,12 +105,15 @@ def parse_attacks(
         stages: stages of AutoAttack joined by commas, when not all four are wanted.
 
     Raises:
-        InputError: an unknown name (with the nearest known one), or one without such a norm.
+        InputError: an unknown name (with the nearest known one), one without such a norm, or a
+            norm or radius for clean images alone.
     """
     table = specs(norm, eps)
     names = list(dict.fromkeys(part.strip().lower() for part in text.split(",") if part.strip()))
     if not names:
         raise InputError(f"no attack given: choose from {', '.join(table)}")
+    if names == ["clean"] and (norm, eps) != ("Linf", None):
+        raise InputError("clean images have no norm and no eps: leave both out, or name an attack")
     if stages is not None:
         if "aa" not in names:
             raise InputError("stages belong to the attack 'aa', which was not asked for")

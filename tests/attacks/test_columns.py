@@ -51,6 +51,8 @@ def test_names_are_kept_in_order_and_once() -> None:
         ("", {}, "no attack given"),
         ("fgsm", {"norm": "L2"}, "L-infinity attack"),
         ("clean", {"norm": "L1"}, "unknown norm 'L1'"),
+        ("clean", {"norm": "L2"}, "clean images have no norm"),
+        ("clean", {"eps": 4 / 255}, "clean images have no norm and no eps"),
         ("aa", {"stages": "apgd-c"}, "did you mean 'apgd-ce'?"),
         ("aa", {"stages": ","}, "no AutoAttack stage given"),
         ("fgsm", {"stages": "square"}, "stages belong to the attack 'aa'"),
