@@ -53,6 +53,7 @@ class Runner:
 
     def run(self, cell: Cell) -> None:
         """Compute whatever the cell still lacks, saving it after every chunk."""
+        self._piece.clear()  # each cell finds out what fits, since its flag has to say so
         before = None
         for stage in sequence(cell):
             if UNSEEN in cell.verdicts[stage]:
@@ -80,11 +81,11 @@ class Runner:
         self.reporter.chunk(len(chunk))
         images = numerics.as_images(self.images[chunk], self.device)
         labels = self.labels[chunk].to(self.device)
-        if cell.attack.is_autoattack and stage == CLEAN and chunk[0] == 0:
-            flags.run_checks(cell, self.model, images, labels)
         numbers = [cell.data.start + index for index in chunk]
 
         def judge(part: slice) -> Tensor:
+            if cell.attack.is_autoattack and stage == CLEAN and chunk[part][0] == 0:
+                flags.run_checks(cell, self.model, images[part], labels[part])
             with self.searcher.arithmetic(cell.attack, self.device):
                 adversarial = attack(images[part], labels[part])
             numerics.check_ball(adversarial, images[part], cell.attack, stage, numbers[part])

@@ -412,6 +412,26 @@ def test_too_little_gpu_memory_halves_the_chunk_and_is_flagged(
     cell = one(target, pgd(2), digits, store, n=16)
     assert cell.complete
     assert [flag.split(":")[0] for flag in cell.flags] == ["out-of-memory"]
+    radii = [pgd(2, eps=eps) for eps in (0.1, 0.2)]
+    cells = evaluate(target, radii, digits, store=store, device="cpu", n=16, batch=16)
+    assert all("out-of-memory" in cell.flags[0] for cell in cells), "a stage's name is no cell's"
+
+
+def test_autoattacks_checks_take_no_more_memory_than_there_is(
+    make_target: Callable[[nn.Module], Target],
+    digits: Dataset,
+    store: CellStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def at_most_five(logits: Tensor) -> Tensor:
+        if len(logits) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return logits
+
+    monkeypatch.setattr(costs, "PROBE_IMAGES", 4)
+    cell = one(make_target(Odd(at_most_five)), autoattack(stages=["apgd-ce"]), digits, store, n=16)
+    assert cell.complete
+    assert "out-of-memory" in [flag.split(":")[0] for flag in cell.flags]
 
 
 @pytest.mark.parametrize("gradients", [True, False])
