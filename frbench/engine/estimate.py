@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import subprocess
 import time
@@ -15,9 +16,10 @@ import psutil
 import torch
 from torch import Tensor
 
-from frbench.data import Dataset, Split
+from frbench.data import Batches, Dataset, Split
 from frbench.durations import duration
 from frbench.engine.device import Device
+from frbench.engine.inner import InnerAttack
 from frbench.engine.judge import JUDGE_UNITS, Judge
 from frbench.engine.plan import Plan
 from frbench.engine.run import RunFolder
@@ -130,10 +132,16 @@ def estimate(
     """
     began = time.perf_counter()
     probe = _Probe(plan, data, device, notice, epochs_done)
-    with contextlib.suppress(torch.OutOfMemoryError):
-        return _measured(probe, steps, began)
-    # Outside the handler, whose traceback keeps the tensors alive.
-    raise probe.trainer.out_of_memory()
+    try:
+        with contextlib.suppress(torch.OutOfMemoryError):
+            return _measured(probe, steps, began)
+        # Outside the handler, whose traceback keeps the tensors alive.
+        raise probe.trainer.out_of_memory()
+    finally:
+        # torch's lazy imports catch errors whose tracebacks hold whoever caused the import, and
+        # with it, on a GPU, all that the training which follows may need.
+        del probe
+        gc.collect()
 
 
 def _measured(probe: _Probe, steps: int, began: float) -> Estimate:
@@ -182,7 +190,7 @@ class _Probe:
         self.trainer.device.prepare()
         self.images = plan.frame.batch_size  # of a timed step
         self._slow = False
-        self._stream = self._endless()
+        self._stream = _endless(self.trainer.batches, plan.recipe.attack, device)
 
     def phases(self, steps: int) -> tuple[float, dict[int, float]]:
         """Seconds of starting up, and of a full step in each phase by its first epoch."""
@@ -271,12 +279,19 @@ class _Probe:
     def _scale(self) -> float:
         return self.plan.frame.batch_size / self.images
 
-    def _endless(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        generator = torch.Generator(self.device.device).manual_seed(0)
-        while True:
-            for batch in self.trainer.batches.epoch(0):
-                noise = self.plan.recipe.attack.initial_noise(batch.images, generator)
-                yield batch.images, batch.labels, noise
+
+def _endless(
+    batches: Batches, attack: InnerAttack, device: Device
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Images, labels and noise of one step after another.
+
+    No method of the probe: a generator that holds the probe which holds it would keep the model and
+    its captured step on the GPU until garbage is collected, in the way of the real training.
+    """
+    generator = torch.Generator(device.device).manual_seed(0)
+    while True:
+        for batch in batches.epoch(0):
+            yield batch.images, batch.labels, attack.initial_noise(batch.images, generator)
 
 
 def _phase_starts(plan: Plan, done: int) -> list[int]:

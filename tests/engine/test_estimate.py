@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
+import weakref
 
 import pytest
 import torch
@@ -43,6 +45,24 @@ def test_a_forecast_names_every_cost_and_writes_nothing(tmp_path, monkeypatch):
     assert found.summary() == found.lines()[0]
     assert "averaging" in "".join(found.lines()) or found.average_seconds < 0.05
     assert os.listdir(tmp_path) == []
+
+
+def test_nothing_of_a_forecast_stays_in_memory(monkeypatch):
+    """On a GPU the training that follows may need all of it."""
+    probes = []
+    measured = module._measured
+
+    def watched(probe, steps, began):
+        probes.append(weakref.ref(probe.trainer))
+        return measured(probe, steps, began)
+
+    monkeypatch.setattr(module, "_measured", watched)
+    gc.disable()
+    try:
+        forecast("at_fr_swa")
+        assert [probe() for probe in probes] == [None]
+    finally:
+        gc.enable()
 
 
 def test_a_forecast_counts_steps_judgements_and_passes(monkeypatch):
