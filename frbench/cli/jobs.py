@@ -33,6 +33,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int, device: str) -> None:
     Raises:
         FrbenchError: some failed, and how many.
     """
+    torch.cuda.empty_cache()  # what the forecast used there is the jobs' now
     slots: queue.SimpleQueue[str] = queue.SimpleQueue()
     for slot in range(at_once):
         slots.put(_device_of(slot, device))
