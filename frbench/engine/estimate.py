@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import os
 import subprocess
@@ -31,6 +32,8 @@ CPU_BUDGET = 5.0
 SLOW = 1.0
 """Seconds of a step of `_SMALL` images, beyond which each phase is timed by one such step."""
 _SMALL = 8
+LONGEST_ATTACK = 20
+"""Attack steps that are timed; the further ones of a longer attack take as long each."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def estimate(
     On a CPU it measures for about `CPU_BUDGET` seconds, with fewer or smaller steps if need be, and
     first sets torch to the number of threads that trains fastest, unless OMP_NUM_THREADS is set.
     Where a step of a few images takes more than `SLOW` seconds it times little else: the threads
-    stay, and judgements follow from the step.
+    stay, and judgements follow from the step. Of an attack it times `LONGEST_ATTACK` steps at most.
 
     Args:
         plan: what would be trained.
@@ -154,7 +157,7 @@ def _measured(probe: _Probe, steps: int, began: float) -> Estimate:
         for start, end in pairwise([*step_seconds, epochs])
     )
     slowest = list(step_seconds.values())[-1]
-    watts = _watts(probe, slowest) if device.cuda else None
+    watts = _watts(probe, slowest / probe.whole(epochs - 1)) if device.cuda else None
     return Estimate(
         name=plan.name,
         device=device.describe(),
@@ -186,7 +189,8 @@ class _Probe:
         self.plan, self.device, self.done = plan, device, done
         if device.cuda:
             torch.cuda.reset_peak_memory_stats(device.device)
-        self.trainer = Trainer(plan, data, device, RunFolder(Path(os.devnull)), notice)
+        self._short = _shortened(plan)
+        self.trainer = Trainer(self._short, data, device, RunFolder(Path(os.devnull)), notice)
         self.trainer.device.prepare()
         self.images = plan.frame.batch_size  # of a timed step
         self._slow = False
@@ -202,7 +206,8 @@ class _Probe:
             self._slow = small > SLOW
             if self._slow:
                 seconds = [*(self.seconds(1, start) for start in starts[:-1]), small]
-                return startup, {k: s * self._scale() for k, s in zip(starts, seconds, strict=True)}
+                timed = zip(starts, seconds, strict=True)
+                return startup, {start: s * self.whole(start) for start, s in timed}
             if not chosen_by_user():
                 tune_threads(lambda: self.run(1, 0))
         for start in starts:
@@ -210,8 +215,9 @@ class _Probe:
             if not self.device.cuda:
                 affordable = CPU_BUDGET / 2 / len(starts) / first
                 count = max(1, min(steps, int(affordable)))
-            measured[start] = self.seconds(count, start) / count * self._scale()
-            startup += max(0.0, first - measured[start])
+            again = self.seconds(count, start) / count
+            measured[start] = again * self.whole(start)
+            startup += max(0.0, first - again)
         return startup, measured
 
     def seconds(self, steps: int, epoch: int) -> float:
@@ -276,8 +282,21 @@ class _Probe:
         self.images = batch if full <= longest else max(self.images, int(batch * longest / full))
         return max(0.0, first - second), second
 
+    def whole(self, epoch: int) -> float:
+        """How many timed steps a full step of the plan in `epoch` is worth."""
+        timed = self._short.recipe.forward_units(epoch)
+        return self._scale() * self.plan.recipe.forward_units(epoch) / timed
+
     def _scale(self) -> float:
         return self.plan.frame.batch_size / self.images
+
+
+def _shortened(plan: Plan) -> Plan:
+    """The plan with an attack of at most `LONGEST_ATTACK` steps."""
+    attack = plan.recipe.attack
+    steps = min(attack.steps, LONGEST_ATTACK)
+    recipe = plan.recipe.rebuilt(attack=attack.model_copy(update={"steps": steps}))
+    return dataclasses.replace(plan, recipe=recipe)
 
 
 def _endless(

@@ -25,6 +25,7 @@ CPU = find_device("cpu")
 
 
 def forecast(name, **overrides):
+    overrides = {key.replace("__", "."): value for key, value in overrides.items()}
     plan = resolve(name, preset="smoke", overrides=overrides)
     return estimate(plan, load_dataset("digits"), CPU, steps=2)
 
@@ -119,6 +120,24 @@ def test_where_a_small_step_is_long_little_is_timed(monkeypatch):
     # An image of a judgement: 42 forwards, at 10 s for the forwards of a step of 8 images.
     units = resolve("at_fr", preset="smoke").recipe.forward_units()
     assert found.judge_seconds == pytest.approx(4 * 100 * 42 * 10 / 8 / units)
+
+
+def test_of_a_long_attack_few_steps_are_timed(monkeypatch):
+    """On a clock on which every measurement takes one second."""
+    timed = []
+    honest = TrainingStep.attack
+
+    def watched(step, *batch):
+        timed.append(step.recipe.attack.steps)
+        return honest(step, *batch)
+
+    monkeypatch.setattr(TrainingStep, "attack", watched)
+    monkeypatch.setattr(module, "_timed", lambda device, work: (work(), 1.0)[1])
+    usual = forecast("pgd_at", attack__steps="20")
+    found = forecast("pgd_at", attack__steps="100000")
+    assert set(timed) == {20}
+    # Two forward units an attack step, and three of the loss.
+    assert found.train_seconds == pytest.approx(usual.train_seconds * 200_003 / 43)
 
 
 def test_long_durations_and_low_rates_can_be_read():
