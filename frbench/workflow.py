@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ def forecast(
             unfinished one with a damaged checkpoint.
     """
     trainings: dict[str, Estimate] = {}
+    measured: dict[tuple[str, int], Estimate] = {}  # seeds take the same time
     seconds = 0.0
     for plan in sorted(plans, key=lambda p: p.recipe.average is None):
         run = finished_run(runs_dir, plan)
@@ -87,7 +89,10 @@ def forecast(
         # A run with an average serves the plan without it, whose name is the end of its own.
         if run is None and not any(saved.endswith(plan.saved) for saved in trainings):
             done = _epochs_done(runs_dir, plan)
-            trainings[plan.saved] = estimate(plan, data, device, epochs_done=done)
+            alike = plan.with_seed(0).saved, done
+            if alike not in measured:
+                measured[alike] = estimate(plan, data, device, epochs_done=done)
+            trainings[plan.saved] = dataclasses.replace(measured[alike], name=plan.name)
         if store is not None:
             columns = _columns(plan, data, n)
             if run is not None:

@@ -19,7 +19,8 @@ from frbench import workflow
 from frbench.attacks import AttackSpec, parse_attacks, specs
 from frbench.engine import trainer
 from frbench.engine.device import find_device
-from frbench.engine.plan import resolve
+from frbench.engine.estimate import Estimate, estimate
+from frbench.engine.plan import Plan, resolve
 from frbench.engine.run import RunFolder
 from frbench.errors import InputError
 from frbench.evaluation import Cell, CellStore, runner
@@ -282,6 +283,25 @@ def test_a_forecast_has_a_training_for_each_average_and_none_for_the_plain_weigh
     assert len({plan.trajectory for plan in plans}) == 1
     found = workflow.forecast(plans, find_device("cpu"), tmp_path / "runs")
     assert [training.name for training in found.trainings] == [plans[1].name, plans[2].name]
+
+
+def test_the_seeds_of_a_plan_are_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def counted(plan: Plan, *args: Any, **options: Any) -> Estimate:
+        measured.append(plan.name)
+        return estimate(plan, *args, **options)
+
+    monkeypatch.setattr(workflow, "estimate", counted)
+    plans = [
+        resolve(name, preset="smoke", seed=seed) for name in ("pgd_at", "mart") for seed in (1, 2)
+    ]
+    found = workflow.forecast(plans, find_device("cpu"), tmp_path / "runs").trainings
+    assert measured == [plans[0].name, plans[2].name]
+    assert [training.name for training in found] == [plan.name for plan in plans]
+    assert found[0].total_seconds == found[1].total_seconds
 
 
 def test_more_images_than_there_are_are_refused_before_the_training(
