@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -17,14 +18,55 @@ _RECIPE = "recipe"
 
 
 def source_digest(recipe: Recipe) -> str:
-    """Digest of the files that define objective and attack, and the classes that these build on.
+    """Digest of the files that define objective and attack, the classes that these build on, and
+    the modules beside them that these files import.
 
-    Comments, docstrings, layout, imports and the settings in `recipe` do not enter.
+    Comments, docstrings, layout, imports and the settings in `recipe` do not enter; nor do packages
+    from elsewhere.
     """
     classes = {*type(recipe.objective).__mro__, *type(recipe.attack).__mro__}
     modules = {c.__module__ for c in classes if issubclass(c, (Objective, InnerAttack))}
-    files = {n: Path(str(sys.modules[n].__file__)) for n in modules if not n.startswith(_OURS)}
+    files = _with_imported({n for n in modules if not n.startswith(_OURS)})
     return storage.canonical_digest({name: _code(path) for name, path in files.items()})
+
+
+def _with_imported(modules: set[str]) -> dict[str, Path]:
+    """Files of these modules, and of those of the same packages that they import in turn."""
+    files: dict[str, Path] = {}
+    waiting = sorted(modules)
+    while waiting:
+        name = waiting.pop()
+        path = _file_of(name)
+        if path is not None and name not in files:
+            files[name] = path
+            waiting += _neighbours(name, path)
+    return files
+
+
+def _file_of(module: str) -> Path | None:
+    """Its source; None for what is no module: a name that was imported from one."""
+    if module in sys.modules:
+        return Path(str(sys.modules[module].__file__))
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin else None
+
+
+def _neighbours(module: str, path: Path) -> set[str]:
+    """What a module imports from its own package; of a recipe's file that only lends `recipe`, no
+    code is used."""
+    package, _, _ = module.rpartition(".")
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            used = {alias.name for alias in node.names} - {_RECIPE}
+            names |= {f"{base}.{name}" for name in used} | ({base} if used else set())
+    return {name for name in names if package and name.startswith(f"{package}.")}
 
 
 def _code(path: Path) -> list[str]:

@@ -49,6 +49,33 @@ def test_code_that_a_class_builds_on_counts(own_defenses):
     assert source_digest(changed["child"].recipe) != known
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from defenses._helper import twice",
+        "from defenses import _helper",
+        "from . import _helper",
+        "import defenses._helper",
+        "from ._between import twice",
+    ],
+)
+def test_code_that_a_file_imports_from_its_own_folder_counts(own_defenses, line):
+    text = own_defenses()["trades"].path.read_text().replace('base="trades"', 'base="mine"')
+    mine = text.replace("import torch.nn", f"{line}\nimport torch.nn", 1)
+    between = "from defenses._helper import twice\n"
+    helper = "def twice(x):\n    return 2 * x\n"
+    known = source_digest(own_defenses(mine=mine, _between=between, _helper=helper)["mine"].recipe)
+    commented = own_defenses(_helper=f"# A comment.\n{helper}")
+    assert source_digest(commented["mine"].recipe) == known
+    changed = own_defenses(_helper=helper.replace("2", "3"))
+    assert source_digest(changed["mine"].recipe) != known
+
+
+def test_the_code_of_a_file_that_lends_its_recipe_alone_does_not_count(mine, own_defenses):
+    lent = mine("import torch.nn", "from defenses.mart import recipe as _\nimport torch.nn")
+    assert source_digest(lent) == source_digest(mine())
+
+
 def test_settings_and_imports_do_not_count(mine):
     known = source_digest(mine())
     assert source_digest(mine('"weight_decay": ', '"weight_decay": 2 * ')) == known
