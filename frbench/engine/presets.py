@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -28,8 +29,14 @@ class Preset(BaseModel):
     """The same for AutoAttack."""
     evaluation_batch: int = EVALUATION_BATCH
     """Images a chunk of an attack; part of a cell's identity, so not the device's choice."""
-    shortened: str = ""
-    """What was shortened, for the row."""
+    shortened: tuple[tuple[str, str], ...] = ()
+    """What was shortened, for the row: words with the key that they tell of."""
+
+    def told(self, changed: Iterable[str]) -> str:
+        """What was shortened, without that which the command line changed, as `key=value`."""
+        typed = {change.partition("=")[0] for change in changed}
+        kept = "".join(words for key, words in self.shortened if key not in typed)
+        return kept.removeprefix(",").strip()
 
 
 PRESETS = {
@@ -58,7 +65,12 @@ PRESETS = {
             comparable=False,
             test_images=1000,
             autoattack_images=256,
-            shortened="2-step attack in training, 10 epochs without crops, a small model",
+            shortened=(
+                ("attack.steps", "2-step attack in training"),
+                ("epochs", ", 10 epochs"),
+                ("pad", " without crops"),
+                ("architecture", ", a small model"),
+            ),
         ),
         Preset(
             name="resnet18",
@@ -100,7 +112,12 @@ PRESETS = {
             comparable=False,
             test_images=128,
             autoattack_images=32,
-            shortened="8x8 digits, a tiny model, 4 epochs, 2-step attack in training",
+            shortened=(
+                ("dataset", "8x8 digits"),
+                ("architecture", ", a tiny model"),
+                ("epochs", ", 4 epochs"),
+                ("attack.steps", ", 2-step attack in training"),
+            ),
         ),
     )
 }

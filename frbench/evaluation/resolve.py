@@ -152,7 +152,7 @@ def run_target(
     preset = PRESETS.get(settings["preset"])
     unfinished = _unfinished(run, info)
     changed = changes(settings.get("changed", []), view)
-    notes = [preset.shortened if preset else "", *changed, unfinished]
+    notes = [preset.told(changed) if preset else "", *changed, unfinished]
     record = ModelRecord(
         name=row_name(settings["defense"], view),
         target=run.name if view == "best" else f"{run.name}@{view}",

@@ -171,5 +171,5 @@ def _told(training: Training, note: str) -> dict[str, object]:
         "engine": training.engine,
         "comparable": bool(preset and preset.comparable) and not changed,
         "extra_data": "none",
-        "note": "; ".join(filter(None, [note, preset.shortened if preset else "", *changed])),
+        "note": "; ".join(filter(None, [note, preset.told(changed) if preset else "", *changed])),
     }

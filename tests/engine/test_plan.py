@@ -282,3 +282,21 @@ def test_authors_settings_that_are_the_common_ones_are_the_common_protocol():
     """Else the plain weights of AT-SWA's run would be called PGD-AT in its authors' settings."""
     assert plan("at_swa", protocol="original") == plan("at_swa")
     assert plan("pgd_at", protocol="original").protocol == "original"
+
+
+@pytest.mark.parametrize(
+    ("preset", "changed", "told"),
+    [
+        (
+            "quick",
+            (),
+            "2-step attack in training, 10 epochs without crops, a small model",
+        ),
+        ("quick", ("epochs=1", "lr=0.1"), "2-step attack in training without crops, a small model"),
+        ("quick", ("pad=4", "attack.steps=10"), "10 epochs, a small model"),
+        ("smoke", (), "8x8 digits, a tiny model, 4 epochs, 2-step attack in training"),
+        ("paper", ("epochs=1",), ""),
+    ],
+)
+def test_a_preset_does_not_tell_what_the_command_line_changed(preset, changed, told):
+    assert PRESETS[preset].told(changed) == told
