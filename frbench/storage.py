@@ -47,7 +47,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` atomically: after a kill it is either the old or the new file."""
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_leftovers(path)
+        drop_leftovers(path.parent, glob.escape(path.name))
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -62,11 +62,17 @@ def write_bytes(path: Path, content: bytes) -> None:
             raise
 
 
-def _drop_leftovers(path: Path) -> None:
-    """Remove what kills left of earlier attempts; what is young may be another process's."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * _RANDOM}"):
+def drop_leftovers(folder: Path, names: str, *, age: float = _LONGEST_WRITE) -> None:
+    """Remove what kills left of writing files of these names.
+
+    Args:
+        folder: where they are.
+        names: of the files, as in a glob.
+        age: seconds; what is younger may be another process's, unless a lock says otherwise.
+    """
+    for left in folder.glob(f".{names}.{'?' * _RANDOM}"):
         with contextlib.suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > _LONGEST_WRITE:
+            if time.time() - left.stat().st_mtime >= age:
                 left.unlink()
 
 

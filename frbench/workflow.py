@@ -267,6 +267,7 @@ def train(plan: Plan, device: Device, runs_dir: Path, console: Console) -> RunFo
     data = load_dataset(plan.frame.dataset)
     run = find_run(runs_dir, plan) or open_run(runs_dir, plan)
     with storage.locked(run.lock(), wait=False):
+        run.drop_leftovers()
         display = TrainingDisplay(console, run.name, plan.frame.epochs)
         trainer = Trainer(plan, data, device, run, lambda text: console.print(text))
         with display.bar:

@@ -224,6 +224,18 @@ def test_changed_settings_are_another_run_and_a_marked_row(
     assert {c.key for c in plain.cells}.isdisjoint(c.key for c in changed.cells)
 
 
+def test_a_training_removes_what_a_kill_left_half_written(tmp_path: Path) -> None:
+    plan = resolve("pgd_at", preset="smoke", overrides={"epochs": "1"})
+    folder = tmp_path / plan.name
+    folder.mkdir()
+    left = (".checkpoint.safetensors.k3_xw01a", ".run.json.abcdefgh", ".metrics.jsonl.abcdefgh")
+    kept = ".notes.markdown"  # as long an ending
+    for name in (*left, kept):
+        (folder / name).touch()
+    run = workflow.train(plan, find_device("cpu"), tmp_path, Console(quiet=True))
+    assert sorted(p.name for p in run.path.glob(".*")) == [".lock", kept]
+
+
 @pytest.mark.usefixtures("few_stages")
 def test_two_processes_do_not_train_one_run(bench: Callable[..., Bench], tmp_path: Path) -> None:
     from frbench import storage

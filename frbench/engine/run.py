@@ -49,6 +49,11 @@ class RunFolder:
     def lock(self) -> Path:
         return self.path / ".lock"
 
+    def drop_leftovers(self) -> None:
+        """Remove files that a kill left half-written; for whoever holds the lock."""
+        for names in ("*.safetensors", "metrics.jsonl", "run.json"):
+            storage.drop_leftovers(self.path, names, age=0)
+
     def weights(self, view: str) -> Path:
         """Path of one view: `best`, `last`, `swa-best`, ..."""
         return self.path / f"{view}.safetensors"
