@@ -137,15 +137,19 @@ class GraphedStep(TrainingStep):
 
     def _capture(self, images: Tensor, labels: Tensor, noise: Tensor, epoch: int) -> _Captured:
         static = images.clone(), labels.clone(), noise.clone()
+        current = torch.cuda.current_stream()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
-                super().update(*static, epoch)
-        torch.cuda.current_stream().wait_stream(stream)
+        stream.wait_stream(current)
+        try:
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP):
+                    super().update(*static, epoch)
+        finally:  # what a broken warm-up still writes must not come after the weights' return
+            current.wait_stream(stream)
         self.optimizer.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # When a capture fails, `torch.cuda.graph` leaves torch on its stream (2.11).
+        with torch.cuda.stream(current), torch.cuda.graph(graph):
             loss = super().update(*static, epoch)
         return _Captured(graph, *static, loss)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -60,6 +63,57 @@ def test_a_step_that_cannot_be_captured_trains_as_the_plain_one(make_step, one_s
         assert torch.equal(one_step(step, seed=seed), one_step(plain, seed=seed))
     for ours, theirs in zip(step.model.parameters(), plain.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+class Streams:
+    """In place of CUDA's streams and captures; every capture fails, as torch 2.11's do."""
+
+    def __init__(self, monkeypatch):
+        self.current, self.side, self.capturing = (self.stream(n) for n in ("own", "side", "graph"))
+        self.own, self.waits = self.current, []
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: self.current)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda: self.side)
+        monkeypatch.setattr(torch.cuda, "stream", self.on)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+        monkeypatch.setattr(torch.cuda, "graph", self.capture)
+
+    def stream(self, name):
+        waits = lambda other: self.waits.append((name, other.name))  # noqa: E731
+        return SimpleNamespace(name=name, wait_stream=waits)
+
+    @contextlib.contextmanager
+    def on(self, stream):
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    @contextlib.contextmanager
+    def capture(self, _):
+        self.current = self.capturing
+        yield
+        raise RuntimeError("no capture")  # and nobody leaves the stream
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_capture_that_fails_leaves_no_stream_behind(model, one_step, monkeypatch, steps):
+    """In the second step of the warm-up, or after it."""
+    streams, taken, said = Streams(monkeypatch), [], []
+    honest = TrainingStep.update
+
+    def update(*batch):
+        taken.append(streams.current)
+        if len(taken) == steps + 1:
+            raise RuntimeError("no warm-up")
+        return honest(*batch)
+
+    monkeypatch.setattr(TrainingStep, "update", update)
+    plan = resolve("pgd_at", preset="smoke")
+    one_step(fastest_step(model, plan.recipe, plan.frame, DEVICE, 1, notice=said.append))
+    assert len(said) == 1
+    assert streams.waits == [("side", "own"), ("own", "side")]
+    assert streams.current is taken[-1] is streams.own
 
 
 class Replayed:
