@@ -121,6 +121,7 @@ class Trainer:
 
     def out_of_memory(self) -> FrbenchError:
         """The error to end with when memory ran out; trying what fits spoils the weights."""
+        del self.step  # the memory of its captured graph is needed for the tries
         shape = self.batches.image_shape
         return out_of_memory(self.model, self.plan.recipe, self.plan.frame, self.device, shape)
 

@@ -13,6 +13,7 @@ import torch
 from frbench.data import load_dataset
 from frbench.durations import duration
 from frbench.engine import estimate as module
+from frbench.engine import trainer
 from frbench.engine.device import find_device
 from frbench.engine.estimate import estimate
 from frbench.engine.memory import largest_batch, out_of_memory
@@ -204,6 +205,19 @@ def test_out_of_memory_while_estimating_names_the_batch_that_would_fit(monkeypat
             raise torch.OutOfMemoryError("CUDA out of memory")
         return honest(self, images, *args, **options)
 
+    first = []
+
+    def tried(*args):
+        assert [step() for step in first] == [None], "its captured graph is in the way"
+        return out_of_memory(*args)
+
+    def remembered(*args):
+        step = TrainingStep(*args[:4])
+        first.append(weakref.ref(step))
+        return step
+
+    monkeypatch.setattr(trainer, "make_step", remembered)
+    monkeypatch.setattr(trainer, "out_of_memory", tried)
     monkeypatch.setattr(TrainingStep, "__call__", hungry)
     said = r"^out of memory on .* with batch_size=32; batch_size=4 fits now.*free the device$"
     with pytest.raises(FrbenchError, match=said):
