@@ -120,7 +120,7 @@ def test_help_imports_no_slow_library() -> None:
 
 def test_a_finished_bench_imports_no_library_that_it_does_not_need() -> None:
     """The same command again only reads and prints; each of these takes most of a second."""
-    called = "import frbench.cli.work, frbench.leaderboard.render, frbench.leaderboard.table"
+    called = "import frbench.workflow, frbench.leaderboard.render, frbench.leaderboard.table"
     assert imported_by(called, ("torchattacks", "scipy.stats", "matplotlib")) == []
 
 

@@ -1,45 +1,72 @@
-"""What train, evaluate and bench do once their arguments are typed; imports torch."""
+"""Commands of the main job: `train`, `evaluate` and `bench`."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import typer
 from rich.console import Console
 
 from frbench import storage
-from frbench.attacks import parse_attacks, parse_eps
 from frbench.cli import leaderboard as boards
-from frbench.cli.jobs import run_jobs
-from frbench.cli.options import as_typed
+from frbench.cli.options import (
+    RESULTS,
+    RUNS,
+    AttackList,
+    CompileMode,
+    DefenseName,
+    DeviceName,
+    Overrides,
+    PresetName,
+    ProtocolName,
+    ResultsDir,
+    RunsDir,
+    SearchMode,
+    Seed,
+    as_typed,
+)
 from frbench.cli.outcome import plain_console
-from frbench.data import load_dataset
-from frbench.engine.device import Compile, Device, find_device
-from frbench.engine.plan import Plan, default_preset, parse_overrides, resolve
 from frbench.errors import InputError
-from frbench.evaluation import CellStore, resolve_target
-from frbench.evaluation import evaluate as fill
-from frbench.evaluation.batch import fastest_batch, preset_batch
-from frbench.evaluation.matrix import data_range
-from frbench.evaluation.search import PRECISION, Search
 from frbench.names import lookup
-from frbench.workflow import Forecast, attack_run, check, finished_run, forecast, train_all
+
+if TYPE_CHECKING:  # torch takes seconds to import, and `--help` does not need it
+    from frbench.data import Dataset
+    from frbench.engine.device import Compile, Device
+    from frbench.engine.plan import Plan
+    from frbench.evaluation import CellStore, Target
+    from frbench.evaluation.search import Search
+    from frbench.workflow import Forecast
 
 log = plain_console(stderr=True, soft_wrap=True)
 
 
 def train(
-    defense: str,
-    overrides: list[str] | None,
-    preset: str | None,
-    protocol: str,
-    seed: int,
-    runs_dir: Path,
-    device: str,
-    compile_: Compile,
-    estimate: bool,
+    defense: DefenseName,
+    overrides: Overrides = None,
+    preset: PresetName = None,
+    protocol: ProtocolName = "common",
+    seed: Seed = 0,
+    runs_dir: RunsDir = RUNS,
+    device: DeviceName = "auto",
+    compile_: CompileMode = "auto",
+    estimate: Annotated[
+        bool, typer.Option(help="Forecast time and memory, train nothing.")
+    ] = False,
 ) -> None:
+    """Train a defense, or go on with an unfinished run of the same settings.
+
+    Examples:
+
+        frbench train pgd_at --preset quick
+
+        frbench train trades+awp+ema --preset resnet18 beta=5 awp.gamma=0.005
+    """
+    from frbench.engine.device import find_device
+    from frbench.engine.plan import default_preset, parse_overrides, resolve
+    from frbench.workflow import check, forecast, train_all
+
     where = find_device(device, compile_=compile_)
     plan = resolve(
         defense,
@@ -63,26 +90,54 @@ def train(
 
 
 def evaluate(
-    targets: list[str],
-    attacks: str,
-    n: int | None,
-    norm: str,
-    eps: str | None,
-    stages: str | None,
-    arch: str | None,
-    normalization: str | None,
-    device: str,
-    seed: int,
-    batch: str | None,
-    search: str,
-    runs_dir: Path,
-    results_dir: Path,
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TARGET...", help="A run, natural, file:PATH, robustbench:ID, timm:NAME."
+        ),
+    ],
+    attacks: AttackList = "clean,fgsm,pgd20,cw,aa",
+    n: Annotated[int | None, typer.Option(min=1, help="Test images, from the first on.")] = None,
+    norm: Annotated[str, typer.Option(help="Linf or L2.")] = "Linf",
+    eps: Annotated[str | None, typer.Option(help="Radius in [0, 1], such as 8/255.")] = None,
+    stages: Annotated[str | None, typer.Option(help="Of AutoAttack: apgd-ce,apgd-t,...")] = None,
+    arch: Annotated[str | None, typer.Option(help="Of file: weights, if not detected.")] = None,
+    normalization: Annotated[
+        str | None, typer.Option(help="Of file: weights: none or cifar10.")
+    ] = None,
+    device: DeviceName = "auto",
+    seed: Seed = 0,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            help="Images a chunk, which decides their random numbers: a number, or fastest to try "
+            "on this device. Default: the preset's for a run, else 256."
+        ),
+    ] = None,
+    search: SearchMode = "exact",
+    runs_dir: RunsDir = RUNS,
+    results_dir: ResultsDir = RESULTS,
 ) -> None:
+    """Attack models with every column that is not there yet.
+
+    Examples:
+
+        frbench evaluate natural --attacks clean,fgsm,pgd20 --n 256
+
+        frbench evaluate file:model.pt --arch resnet18 --attacks aa --stages apgd-ce,apgd-t
+    """
+    from frbench.attacks import parse_attacks, parse_eps
+    from frbench.data import load_dataset
+    from frbench.engine.device import find_device
+    from frbench.evaluation import CellStore, resolve_target
+    from frbench.evaluation import evaluate as fill
+    from frbench.evaluation.matrix import data_range
+
     where = find_device(device)
     radius = None if eps is None else parse_eps(eps)
     norm = lookup("norm", norm, {"Linf": "Linf", "L2": "L2"})
     columns = parse_attacks(attacks, norm=norm, eps=radius, stages=stages)  # type: ignore[arg-type]
-    mode, store, typed_batch = _search(search), CellStore(results_dir), _batch(batch)
+    mode, store, typed = _search(search), CellStore(results_dir), _batch(batch)
     for folder in (runs_dir, results_dir):
         _refuse_a_file(folder)
     found = [  # all of them before the first attack, which may take hours
@@ -102,9 +157,6 @@ def evaluate(
     for target, data in zip(found, datasets, strict=True):
         if target.record.note:
             log.print(f"{target.record.name}: {target.record.note}")
-        chunk = typed_batch or preset_batch(target.record)
-        if chunk == "fastest":
-            chunk = fastest_batch(target, data.test.images[0].shape, where.device, mode, log.print)
         fill(
             target,
             columns,
@@ -113,7 +165,7 @@ def evaluate(
             device=where.device,
             n=n,
             seed=seed,
-            batch=chunk,
+            batch=_chunk(typed, target, data, where, mode),
             search=mode,
             console=log,
         )
@@ -121,23 +173,42 @@ def evaluate(
 
 
 def bench(
-    words: list[str],
-    preset: str | None,
-    protocol: str,
-    seed: int,
-    seeds: int,
-    n: int | None,
-    runs_dir: Path,
-    results_dir: Path,
-    device: str,
-    compile_: Compile,
-    search: str,
-    jobs: int,
-    estimate: bool,
+    defenses: Annotated[
+        list[str],
+        typer.Argument(metavar="DEFENSE...", help="Names or compositions; key=value after them."),
+    ],
+    preset: PresetName = None,
+    protocol: ProtocolName = "common",
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="How many, one run each.")] = 1,
+    n: Annotated[int | None, typer.Option(min=1, help="Test images in every column.")] = None,
+    runs_dir: RunsDir = RUNS,
+    results_dir: ResultsDir = RESULTS,
+    device: DeviceName = "auto",
+    compile_: CompileMode = "auto",
+    search: SearchMode = "exact",
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Trainings at once, a process each; GPUs are shared out.")
+    ] = 1,
+    estimate: Annotated[bool, typer.Option(help="Forecast time and memory only.")] = False,
 ) -> None:
+    """Train (or reuse), attack with every column, print the leaderboard.
+
+    Examples:
+
+        frbench bench at_fr_swa --preset quick
+
+        frbench bench pgd_at at_swa at_fr at_fr_swa --preset quick --seeds 3 --jobs 2
+    """
+    from frbench.cli.jobs import run_jobs
+    from frbench.engine.device import find_device
+    from frbench.engine.plan import default_preset, parse_overrides, resolve
+    from frbench.evaluation import CellStore
+    from frbench.workflow import check, forecast
+
     where, mode = find_device(device, compile_=compile_), _search(search)
-    overrides = parse_overrides(w for w in words if "=" in w)
-    names = list(dict.fromkeys(w for w in words if "=" not in w))
+    overrides = parse_overrides(word for word in defenses if "=" in word)
+    names = list(dict.fromkeys(word for word in defenses if "=" not in word))
     if not names:
         raise InputError("settings alone are no DEFENSE: name one, such as pgd_at epochs=10")
     size = preset or default_preset(where.cuda)
@@ -180,6 +251,8 @@ def _job(
     device: str,
 ) -> None:
     """What one of several processes does; bars of several would overwrite each other."""
+    from frbench.engine.device import find_device
+
     lines = plain_console(stderr=True, soft_wrap=True, force_terminal=False)
     where = find_device(device, compile_=compile_)
     _train_and_attack(plans, where, runs_dir, store, n, search, lines)
@@ -194,6 +267,8 @@ def _train_and_attack(
     search: Search,
     console: Console,
 ) -> None:
+    from frbench.workflow import attack_run, train_all
+
     for plan, run in zip(plans, train_all(plans, device, runs_dir, console), strict=True):
         attack_run(plan, run, device, store, console, n=n, search=search)
 
@@ -202,6 +277,8 @@ def _check_folders(
     plans: list[Plan], runs_dir: Path, results_dir: Path | None = None, *, write: bool
 ) -> None:
     """Refuse folders that cannot take what will be computed; finished runs are only read."""
+    from frbench.workflow import finished_run
+
     folders = [runs_dir] if results_dir is None else [runs_dir, results_dir]
     for folder in folders:
         _refuse_a_file(folder)
@@ -218,6 +295,8 @@ def _refuse_a_file(folder: Path) -> None:
 
 
 def _search(name: str) -> Search:
+    from frbench.evaluation.search import PRECISION
+
     return lookup("search", name, {mode: mode for mode in PRECISION})
 
 
@@ -230,6 +309,22 @@ def _batch(text: str | None) -> int | Literal["fastest"] | None:
     if not text.isdecimal() or int(text) < 1:
         raise InputError(f"--batch {text} is neither a number from 1 on nor fastest")
     return int(text)
+
+
+def _chunk(
+    typed: int | Literal["fastest"] | None,
+    target: Target,
+    data: Dataset,
+    device: Device,
+    search: Search,
+) -> int:
+    """Images a chunk of the attacks on one target."""
+    from frbench.evaluation.batch import fastest_batch, preset_batch
+
+    if typed == "fastest":
+        shape = data.test.images[0].shape
+        return fastest_batch(target, shape, device.device, search, log.print)
+    return typed or preset_batch(target.record)
 
 
 def _show_settings(plans: list[Plan], device: Device, *, chosen: bool, protocol: str) -> None:

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from frbench.cli import jobs, work
+from frbench.cli import jobs
 from frbench.cli.jobs import run_jobs
 from frbench.engine.plan import Plan
 from frbench.errors import FrbenchError
@@ -93,7 +93,7 @@ def test_rows_of_one_training_are_one_job(frbench, world, monkeypatch):
             plans: list[Plan] = job.args[0]
             found.append([(plan.defense, plan.seed) for plan in plans])
 
-    monkeypatch.setattr(work, "run_jobs", instead)
+    monkeypatch.setattr(jobs, "run_jobs", instead)
     typed = "bench pgd_at trades at_swa --preset smoke --seeds 2 --n 8 --jobs 2"
     assert frbench(*typed.split()).code == 0
     assert sorted(found) == [

@@ -158,13 +158,13 @@ def test_a_gpu_that_fails_is_one_line(kind, message, says, frbench, world, monke
     def fail(name: str, **_: object) -> None:
         raise type(kind, (RuntimeError,), {})(message)  # named as torch's
 
-    monkeypatch.setattr("frbench.cli.work.find_device", fail)
+    monkeypatch.setattr("frbench.engine.device.find_device", fail)
     ended = frbench("train", "pgd_at", "--preset", "smoke")
     assert ended.code == 1
     assert says in ended.line
 
 
 def test_a_bug_keeps_its_traceback(frbench, world, monkeypatch) -> None:
-    monkeypatch.setattr("frbench.cli.work.find_device", lambda *_, **__: [][0])
+    monkeypatch.setattr("frbench.engine.device.find_device", lambda *_, **__: [][0])
     with pytest.raises(IndexError):
         frbench("train", "pgd_at", "--preset", "smoke")

@@ -110,7 +110,9 @@ def test_what_is_typed_wrong(typed, says, frbench, world, run_name, contents) ->
 def test_a_range_is_refused_before_the_first_attack(frbench, world, run_name, monkeypatch) -> None:
     """Of the second target too: attacks on the first one may take hours."""
     attacked = []
-    monkeypatch.setattr("frbench.cli.work.fill", lambda target, *_, **__: attacked.append(target))
+    monkeypatch.setattr(
+        "frbench.evaluation.evaluate", lambda target, *_, **__: attacked.append(target)
+    )
     ended = frbench("evaluate", run_name, f"{run_name}@last", "--n", "361")
     assert (ended.code, attacked) == (2, []) and "choose n from 1 to 360" in ended.line
 
@@ -355,12 +357,13 @@ def test_an_interrupt_is_one_line(frbench, world, monkeypatch) -> None:
 
 
 def test_a_bug_keeps_its_traceback(world, monkeypatch) -> None:
-    from frbench.cli import app, work
+    from frbench import workflow
+    from frbench.cli import app
 
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(work, "train", broken)
+    monkeypatch.setattr(workflow, "check", broken)
     monkeypatch.setattr(sys, "argv", ["frbench", *SMOKE.split()])
     with pytest.raises(ZeroDivisionError, match="ours"):
         app.main()
