@@ -26,6 +26,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def first(self, n: int) -> Split:
+        """The first `n` images; `sha256` stays that of the whole, which they were taken from."""
+        return Split(self.images[:n], self.labels[:n], self.sha256)
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from frbench.data import Dataset, Split, load_dataset, to_float
+from frbench.data import Dataset, load_dataset, to_float
 from frbench.discovery import shown
 from frbench.engine.device import Device, find_device
 from frbench.engine.outputs import Outputs
@@ -166,8 +166,7 @@ def _short(recipe: Recipe) -> dict[str, str]:
 
 def _few(data: Dataset) -> Dataset:
     """Enough images for some steps an epoch, few enough for a second of training."""
-    train = Split(data.train.images[:TRAINED], data.train.labels[:TRAINED], data.train.sha256)
-    return Dataset(data.name, train, data.test, data.classes)
+    return Dataset(data.name, data.train.first(TRAINED), data.test, data.classes)
 
 
 # --- the settings ---------------------------------------------------------------------------------

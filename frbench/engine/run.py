@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +120,8 @@ class RunFolder:
 
     def save_checkpoint(self, tensors: Mapping[str, Tensor], progress: Progress) -> None:
         """Replace the checkpoint atomically, then the metrics that it implies."""
-        state = {
-            "epochs_done": progress.epochs_done,
-            "best": progress.best,
-            "metrics": progress.metrics,
-        }
         content = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-        blob = safetensors.torch.save(content, {"progress": json.dumps(state)})
+        blob = safetensors.torch.save(content, {"progress": json.dumps(asdict(progress))})
         storage.write_bytes(self.path / "checkpoint.safetensors", blob)
         self.write_metrics(progress)
 

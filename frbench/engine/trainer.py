@@ -29,7 +29,7 @@ from frbench.engine.run import Progress, RunFolder
 from frbench.engine.source import source_digest
 from frbench.engine.threads import chosen_by_user
 from frbench.errors import FrbenchError, InputError
-from frbench.models import NORMALIZATIONS, Normalized, WeightsMeta, build_model, save_weights
+from frbench.models import NORMALIZATIONS, Normalized, WeightsMeta, blank_model, save_weights
 from frbench.provenance import provenance
 
 COLLAPSED = 0.1
@@ -86,7 +86,7 @@ class Trainer:
         self.step = make_step(
             self.model, plan.recipe, frame, device, len(self.batches) * frame.epochs, notice
         )
-        judged = _first(validation, frame.validation_images)
+        judged = validation.first(frame.validation_images)
         self.judge = Judge(judged, device, plan.recipe.attack, notice)
         self._test_judge = _test_judge(data, plan, device, notice)
         self.average_state = empty_state(self.model) if plan.recipe.average else {}
@@ -302,14 +302,7 @@ class Trainer:
             "val_pgd20": judgement.robust,
             "updates": updates(self.average_state) if "-" in view else None,
         }
-        meta = WeightsMeta(
-            architecture=self._meta.architecture,
-            classes=self._meta.classes,
-            channels=self._meta.channels,
-            dataset=self._meta.dataset,
-            normalization=self._meta.normalization,
-            extra=extra,
-        )
+        meta = dataclasses.replace(self._meta, extra=extra)
         save_weights(self.folder.weights(view), model.state_dict(), meta)
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -379,12 +372,7 @@ def initial_model(plan: Plan, meta: WeightsMeta, device: Device) -> Normalized:
     """A fresh model whose weights follow from the plan's seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(plan.seed, "weights"))
-        model = build_model(
-            meta.architecture,
-            classes=meta.classes,
-            normalization=meta.normalization,
-            channels=meta.channels,
-        )
+        model = blank_model(meta)
     return device.place(model).train()  # type: ignore[return-value]
 
 
@@ -443,11 +431,7 @@ def _test_judge(
 ) -> Judge | None:
     """Judges the test images that learning curves were asked for, if they were."""
     n = plan.frame.test_images
-    return Judge(_first(data.test, n), device, plan.recipe.attack, notice) if n else None
-
-
-def _first(split: Split, n: int) -> Split:
-    return Split(split.images[:n], split.labels[:n], split.sha256)
+    return Judge(data.test.first(n), device, plan.recipe.attack, notice) if n else None
 
 
 def open_run(runs_dir: Path, plan: Plan) -> RunFolder:

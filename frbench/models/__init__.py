@@ -4,6 +4,7 @@ from frbench.models.architectures import Architecture, architectures, build_mode
 from frbench.models.normalization import NORMALIZATIONS, Normalization, Normalized, network_state
 from frbench.models.weights import (
     WeightsMeta,
+    blank_model,
     load_weights,
     read_weights,
     save_weights,
@@ -17,6 +18,7 @@ __all__ = [
     "Normalized",
     "WeightsMeta",
     "architectures",
+    "blank_model",
     "build_model",
     "load_weights",
     "network_state",

@@ -116,6 +116,20 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], WeightsMeta]:
     return tensors, meta
 
 
+def blank_model(meta: WeightsMeta) -> Normalized:
+    """The model that weights of this kind fit, freshly initialized, in training mode.
+
+    Raises:
+        InputError: as `build_model`.
+    """
+    return build_model(
+        meta.architecture,
+        classes=meta.classes,
+        normalization=meta.normalization,
+        channels=meta.channels,
+    )
+
+
 def load_weights(path: Path) -> tuple[Normalized, WeightsMeta]:
     """The model of a weights file, in eval mode on the CPU, and the file's metadata.
 
@@ -123,12 +137,7 @@ def load_weights(path: Path) -> tuple[Normalized, WeightsMeta]:
         InputError: as `read_weights`, or the tensors do not fit the architecture.
     """
     tensors, meta = read_weights(path)
-    model = build_model(
-        meta.architecture,
-        classes=meta.classes,
-        normalization=meta.normalization,
-        channels=meta.channels,
-    )
+    model = blank_model(meta)
     try:
         model.net.load_state_dict(tensors)
     except RuntimeError as error:
