@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -14,8 +13,6 @@ from frbench.engine.settings import Frame
 from frbench.engine.step import TrainingStep
 from frbench.errors import FrbenchError
 
-MakeStep = Callable[[nn.Module, Recipe, Frame, Device], TrainingStep]
-
 
 def out_of_memory(
     model: nn.Module,
@@ -23,13 +20,12 @@ def out_of_memory(
     frame: Frame,
     device: Device,
     shape: tuple[int, int, int],
-    make_step: MakeStep = TrainingStep,
 ) -> FrbenchError:
     """The error to end a training with; call it after the `except` block, which holds tensors.
 
     Args: as `largest_batch`.
     """
-    batch = largest_batch(model, recipe, frame, device, shape, make_step)
+    batch = largest_batch(model, recipe, frame, device, shape)
     lead = f"out of memory on {device.describe()} with batch_size={frame.batch_size}"
     if batch is None:
         return FrbenchError(
@@ -47,7 +43,6 @@ def largest_batch(
     frame: Frame,
     device: Device,
     shape: tuple[int, int, int],
-    make_step: MakeStep = TrainingStep,
 ) -> int | None:
     """The first of half, a quarter, ... of the batch size that trains one step; None below 2.
 
@@ -57,11 +52,10 @@ def largest_batch(
         frame: whose batch size was too large.
         device: where.
         shape: of one image, (channels, height, width).
-        make_step: what builds the step.
     """
     batch = frame.batch_size // 2
     while batch >= 2:
-        if _fits(model, recipe, frame, device, (batch, *shape), make_step):
+        if _fits(model, recipe, frame, device, (batch, *shape)):
             return batch
         batch //= 2
     return None
@@ -73,7 +67,6 @@ def _fits(
     frame: Frame,
     device: Device,
     shape: tuple[int, int, int, int],
-    make_step: MakeStep,
 ) -> bool:
     model.zero_grad(set_to_none=True)
     gc.collect()
@@ -83,7 +76,7 @@ def _fits(
         images = images.contiguous(memory_format=torch.channels_last)
         labels = torch.zeros(shape[0], dtype=torch.int64, device=device.device)
         noise = torch.zeros_like(images)
-        step = make_step(model, recipe, frame, device)
+        step = TrainingStep(model, recipe, frame, device)
         step(images, labels, noise, epoch=frame.epochs - 1, lr=frame.lr)
     except torch.OutOfMemoryError:
         return False

@@ -13,7 +13,7 @@ import torch
 from frbench.data import load_dataset
 from frbench.durations import duration
 from frbench.engine import estimate as module
-from frbench.engine import trainer
+from frbench.engine import memory, trainer
 from frbench.engine.device import find_device
 from frbench.engine.estimate import estimate
 from frbench.engine.memory import largest_batch, out_of_memory
@@ -185,16 +185,20 @@ def subject():
     return model, plan.recipe, plan.frame, CPU, (1, 8, 8)
 
 
-def test_the_largest_half_that_fits_is_found():
-    assert largest_batch(*subject(), make_step=Hungry) == 8
+def test_the_largest_half_that_fits_is_found(monkeypatch):
     assert largest_batch(*subject()) == 16  # half of what was too large, when that fits
-    assert largest_batch(*subject(), make_step=Starved) is None
+    monkeypatch.setattr(memory, "TrainingStep", Hungry)
+    assert largest_batch(*subject()) == 8
+    monkeypatch.setattr(memory, "TrainingStep", Starved)
+    assert largest_batch(*subject()) is None
 
 
-def test_out_of_memory_names_the_batch_that_would_fit():
-    message = str(out_of_memory(*subject(), make_step=Hungry))
+def test_out_of_memory_names_the_batch_that_would_fit(monkeypatch):
+    monkeypatch.setattr(memory, "TrainingStep", Hungry)
+    message = str(out_of_memory(*subject()))
     assert "batch_size=32" in message and "batch_size=8 fits" in message and "\n" not in message
-    assert "smaller ones do not fit" in str(out_of_memory(*subject(), make_step=Starved))
+    monkeypatch.setattr(memory, "TrainingStep", Starved)
+    assert "smaller ones do not fit" in str(out_of_memory(*subject()))
 
 
 def test_out_of_memory_while_estimating_names_the_batch_that_would_fit(monkeypatch):
