@@ -59,6 +59,15 @@ class _Frame:
     eps: float
 
 
+@dataclass(frozen=True)
+class _Around:
+    """What a row is made from beside its own cells."""
+
+    frame: _Frame
+    columns: Sequence[Column]
+    snapshot: published.Snapshot
+
+
 def leaderboard(root: Path, *, each_seed: bool = False) -> Leaderboard:
     """The leaderboard of a results folder.
 
@@ -130,8 +139,11 @@ def _table(
     ranked_by = _ranking_column(groups, columns)
     ranks = _ranks(groups, ranked_by)
     labels = _labels(groups)
+    around = _Around(frame, columns, snapshot)
     rows = [
-        _row(label, group, columns, frame, snapshot, _gap(group, singles), rank)
+        _row(label, group, around).model_copy(
+            update={"rank": rank, "overfitting_gap": _gap(group, singles)}
+        )
         for label, group, rank in zip(labels, groups, ranks, strict=True)
     ]
     by = ranked_by or columns[-1].key
@@ -225,10 +237,8 @@ def _seed_groups(singles: Sequence[Single]) -> list[list[Single]]:
 
 def _labels(groups: Sequence[Sequence[Single]]) -> list[str]:
     """A different name for every row, with no more in it than it takes to tell them apart."""
-    labels = []
-    for group in groups:
-        labels.append(full_name(group[0].record))
     firsts = [group[0].record for group in groups]
+    labels = [full_name(record) for record in firsts]
     labels = _told_apart(labels, [record.preset for record in firsts])
     labels = _told_apart(labels, [record.protocol for record in firsts])
     labels = _told_apart(labels, [_changes(record) for record in firsts])
@@ -290,25 +300,14 @@ def _ranks(
     return [by_row.get(i) for i in range(len(groups))]
 
 
-def _row(
-    label: str,
-    group: Sequence[Single],
-    columns: Sequence[Column],
-    frame: _Frame,
-    snapshot: published.Snapshot,
-    gap: Difference | None,
-    rank: statistics.RankRange | None,
-) -> Row:
+def _row(label: str, group: Sequence[Single], around: _Around) -> Row:
     """One row; with several seeds the means of its members, which it keeps."""
     if len(group) == 1:
-        return _single_row(label, group[0], columns, frame, snapshot, gap, rank)
-    members = tuple(
-        _single_row(f"{label} seed {s.record.seed}", s, columns, frame, snapshot, None, None)
-        for s in group
-    )
+        return _single_row(label, group[0], around)
+    members = tuple(_single_row(f"{label} seed {s.record.seed}", s, around) for s in group)
     scores = {
         column.key: mean_score([m.scores[column.key] for m in members if column.key in m.scores])
-        for column in columns
+        for column in around.columns
         if any(column.key in m.scores for m in members)
     }
     first = group[0].record
@@ -319,11 +318,9 @@ def _row(
         epochs=tuple(sorted({epoch for m in members for epoch in m.epochs})),
         scores=scores,
         worst_case=_mean_worst_case(members),
-        rank=rank,
-        overfitting_gap=gap,
         cost=mean_cost([s.record for s in group]),
         warnings=tuple(f"seed {m.model.seed}: {w}" for m in members for w in m.warnings),
-        neighbours=_neighbours(first, frame, scores, columns, snapshot),
+        neighbours=_neighbours(first, scores, around),
         members=members,
     )
 
@@ -335,15 +332,7 @@ def _mean_worst_case(members: Sequence[Row]) -> Score | None:
     return mean_score(worst) if worst and alike else None
 
 
-def _single_row(
-    label: str,
-    single: Single,
-    columns: Sequence[Column],
-    frame: _Frame,
-    snapshot: published.Snapshot,
-    gap: Difference | None,
-    rank: statistics.RankRange | None,
-) -> Row:
+def _single_row(label: str, single: Single, around: _Around) -> Row:
     record = single.record
     scores = {key: score_of(picked) for key, picked in single.picked.items()}
     return Row(
@@ -352,12 +341,10 @@ def _single_row(
         seeds=() if record.seed is None else (record.seed,),
         epochs=() if record.epoch is None else (record.epoch,),
         scores=scores,
-        worst_case=_worst_case(single, columns),
-        rank=rank,
-        overfitting_gap=gap,
+        worst_case=_worst_case(single, around.columns),
         cost=record.cost,
-        warnings=tuple(warnings_of(single, columns)),
-        neighbours=_neighbours(record, frame, scores, columns, snapshot),
+        warnings=tuple(warnings_of(single, around.columns)),
+        neighbours=_neighbours(record, scores, around),
     )
 
 
@@ -404,17 +391,12 @@ def _paired(a: Single, b: Single, key: str) -> Difference | None:
     return paired_difference(counts)
 
 
-def _neighbours(
-    record: ModelRecord,
-    frame: _Frame,
-    scores: dict[str, Score],
-    columns: Sequence[Column],
-    snapshot: published.Snapshot,
-) -> Neighbours:
+def _neighbours(record: ModelRecord, scores: dict[str, Score], around: _Around) -> Neighbours:
+    frame = around.frame
     if frame.norm is None:
         return Neighbours(reason="not attacked yet, so there is nothing to set beside RobustBench")
-    aa = autoattack(scores, columns)
-    return find_neighbours(record, frame.task.dataset, frame.norm, frame.eps, aa, snapshot)
+    aa = autoattack(scores, around.columns)
+    return find_neighbours(record, frame.task.dataset, frame.norm, frame.eps, aa, around.snapshot)
 
 
 def _distinct_titles(tables: list[Table]) -> list[Table]:
