@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -47,18 +46,11 @@ def verdicts(
     Args:
         model: what to run instead of the target's own model, such as a filter in front of it.
     """
-    record = target.record
+    judge = target if model is None else Target(model, target.record)
     text = ""
-    with _ready(target) as device:
+    with target.ready() as device:
         for x, y in zip(torch.split(images, batch), torch.split(labels, batch), strict=True):
-            right = numerics.correct(
-                target.model if model is None else model,
-                x.to(device, torch.float32),
-                y.to(device),
-                classes=record.classes,
-                name=record.name,
-                seed=seed,
-            )
+            right = judge.correct(x.to(device, torch.float32), y.to(device), seed)
             text += "".join("1" if r else "0" for r in right.tolist())
     return text
 
@@ -84,7 +76,7 @@ def craft(
     """
     attacked = target if model is None else Target(model, target.record)
     results = []
-    with _ready(target) as device, numerics.frozen(target.model):
+    with target.ready() as device:
         for start in range(0, len(samples), batch):
             x = samples.images[start : start + batch].to(device, torch.float32).contiguous()
             y = samples.labels[start : start + batch].to(device)
@@ -98,26 +90,14 @@ def craft(
 def _run_stages(
     target: Target, x: torch.Tensor, y: torch.Tensor, spec: AttackSpec, seed: int
 ) -> torch.Tensor:
-    record = target.record
     x_adv = x.clone()
     alive = torch.ones(len(x), dtype=torch.bool, device=x.device)
     for stage in spec.stages:
         if not alive.any():
             break
         attack = build_attack(
-            spec, stage, target.model, device=x.device, seed=seed, classes=record.classes
+            spec, stage, target.model, device=x.device, seed=seed, classes=target.record.classes
         )
         x_adv[alive] = attack(x[alive].contiguous(), y[alive])
-        alive &= numerics.correct(
-            target.model, x_adv, y, classes=record.classes, name=record.name, seed=seed
-        )
+        alive &= target.correct(x_adv, y, seed)
     return x_adv
-
-
-@contextlib.contextmanager
-def _ready(target: Target) -> Iterator[torch.device]:
-    """The target's device, while float32 means float32 on it."""
-    numerics.check_model(target.model, target.record.name)
-    device = next((p.device for p in target.model.parameters()), torch.device("cpu"))
-    with numerics.full_precision(device):
-        yield device

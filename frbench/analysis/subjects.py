@@ -52,11 +52,7 @@ def load_subjects(texts: Sequence[str], *, device: torch.device, runs_dir: Path)
     found = [resolve_target(text, device=device, runs_dir=runs_dir) for text in texts]
     names = [target.record.name for target in found]
     targets = tuple(
-        _renamed(target, text) if names.count(target.record.name) > 1 else target
+        target.renamed(text) if names.count(target.record.name) > 1 else target
         for target, text in zip(found, texts, strict=True)
     )
     return Subjects(targets, load_dataset(check_targets(targets)))
-
-
-def _renamed(target: Target, name: str) -> Target:
-    return Target(target.model, target.record.model_copy(update={"name": name}))

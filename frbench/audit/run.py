@@ -73,10 +73,8 @@ def audit(
     check_eps("Linf", eps)
     if not 0 < n <= len(images):
         raise InputError(f"n {n} is not possible: choose from 1 to {len(images)} test images")
-    model, name = target.model, target.record.name
-    numerics.check_model(model, name)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with numerics.full_precision(device), numerics.frozen(model), seeded(seed):
+    name = target.record.name
+    with target.ready() as device, seeded(seed):
         sample = numerics.as_images(images.images[:n], device)
         labels = images.labels[:n].to(device)
         others = {source.record.name: source.model for source in sources}
@@ -112,19 +110,12 @@ def _subject(
     batch: int,
 ) -> Subject:
     """The model with those of the sampled images that it gets right."""
-    record = target.record
-    right = torch.cat(
-        [
-            numerics.correct(
-                target.model, x, y, classes=record.classes, name=record.name, seed=seed
-            )
-            for x, y in zip(torch.split(sample, batch), torch.split(labels, batch), strict=True)
-        ]
-    )
+    pairs = zip(torch.split(sample, batch), torch.split(labels, batch), strict=True)
+    right = torch.cat([target.correct(x, y, seed) for x, y in pairs])
     if not right.any():
         raise InputError(
-            f"model '{record.name}' classifies none of {len(sample)} images correctly: nothing to "
-            "audit; was it trained on these data?"
+            f"model '{target.record.name}' classifies none of {len(sample)} images correctly: "
+            "nothing to audit; was it trained on these data?"
         )
     return Subject(
         target.model,

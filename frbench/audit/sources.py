@@ -62,9 +62,4 @@ def _distinct(targets: Sequence[Target]) -> list[Target]:
     """Each model once, and those that share a name called by their target."""
     unique = list({target.record.digest: target for target in targets}.values())
     names = [target.record.name for target in unique]
-    return [
-        Target(t.model, t.record.model_copy(update={"name": t.record.target}))
-        if names.count(t.record.name) > 1
-        else t
-        for t in unique
-    ]
+    return [t.renamed(t.record.target) if names.count(t.record.name) > 1 else t for t in unique]

@@ -81,7 +81,7 @@ def evaluate(
     if unfinished:
         pixels = part.images[data.start : data.stop]
         labels = part.labels[data.start : data.stop]
-        with _ready(target, where):
+        with target.ready():
             runner = _runner(
                 target,
                 search,
@@ -228,13 +228,6 @@ def _runner(
     reporter = Reporter(console, speed, unfinished)
     reporter.plan()
     return Runner(target.model, searcher, pixels, labels, classes, device, store, reporter)
-
-
-@contextlib.contextmanager
-def _ready(target: Target, device: torch.device) -> Iterator[None]:
-    numerics.check_model(target.model, target.record.name)
-    with numerics.full_precision(device), numerics.frozen(target.model):
-        yield
 
 
 @contextlib.contextmanager
