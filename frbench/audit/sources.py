@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from frbench.engine.run import RunFolder
+from frbench.engine.run import runs_in
 from frbench.errors import FrbenchError, InputError
 from frbench.evaluation import Target, resolve_target, run_target
 
@@ -45,8 +45,7 @@ def default_sources(
     console.
     """
     found = []
-    for folder in sorted(path.parent for path in runs_dir.glob("*/run.json")):
-        run = RunFolder(folder)
+    for run in runs_in(runs_dir):
         try:
             if run.views() and run.info()["settings"]["frame"]["dataset"] == target.record.dataset:
                 found.append(run_target(run, device=device))

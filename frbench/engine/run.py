@@ -100,7 +100,7 @@ class RunFolder:
 
     def finished(self) -> bool:
         """Whether training reached its last epoch."""
-        return (self.path / "run.json").is_file() and bool(self.info().get("finished"))
+        return self.begun() and bool(self.info().get("finished"))
 
     def check_weights(self) -> None:
         """Look at the header of every view that a finished run has; InputError names a bad one.
@@ -175,11 +175,16 @@ def _missing(info: Any) -> str:
     return next((k for k, kind in _SETTINGS.items() if not isinstance(settings.get(k), kind)), "")
 
 
+def runs_in(runs_dir: Path) -> list[RunFolder]:
+    """Every run that has begun in a folder, by name."""
+    return [RunFolder(path.parent) for path in sorted(runs_dir.glob("*/run.json"))]
+
+
 def find_run(runs_dir: Path, plan: Plan) -> RunFolder | None:
     """The run that serves `plan`: its own, if that is finished; else a finished one of the same
     trajectory with its average and its test images (or any, if it wants none); else its own, to be
     resumed."""
-    folders = [RunFolder(p.parent) for p in sorted(runs_dir.glob(f"*-{plan.trajectory}/run.json"))]
+    folders = [run for run in runs_in(runs_dir) if run.name.endswith(f"-{plan.trajectory}")]
     found = {folder: _watched(folder.info()["settings"]) for folder in folders}
     wanted = _watched(plan.settings())
     own = [folder for folder, watched in found.items() if watched == wanted]

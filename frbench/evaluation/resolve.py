@@ -19,7 +19,7 @@ from frbench import storage
 from frbench.engine.mechanisms import AVERAGES
 from frbench.engine.presets import PRESETS
 from frbench.engine.registry import parse_defense
-from frbench.engine.run import RunFolder
+from frbench.engine.run import RunFolder, runs_in
 from frbench.errors import InputError
 from frbench.evaluation.cells import ModelRecord
 from frbench.evaluation.target import Target
@@ -56,10 +56,10 @@ def resolve_target(
         raise InputError("an empty TARGET: name a run, natural or file:PATH")
     options = {"architecture": architecture, "normalization": normalization}
     for name, view in _readings(text):
-        for folder in (Path(name), runs_dir / name):
-            if (folder / "run.json").is_file():
-                refuse_options(f"run {folder.name}", **options)
-                return run_target(RunFolder(folder), view, device=device)
+        for run in (RunFolder(Path(name)), RunFolder(runs_dir / name)):
+            if run.begun():
+                refuse_options(f"run {run.name}", **options)
+                return run_target(run, view, device=device)
     if is_outside(text):
         return load_outside(text, architecture, normalization=normalization, device=device)
     for name, _ in _readings(text):
@@ -73,7 +73,7 @@ def resolve_target(
         refuse_options(f"run {found[0].name}", **options)
         return run_target(found[0], view or found[1], device=device)
     refuse_broken(text)
-    runs = sorted(path.parent.name for path in runs_dir.glob("*/run.json"))
+    runs = [run.name for run in runs_in(runs_dir)]
     raise unknown("target", text, [*_outside_spellings(), *runs], order=False)
 
 
@@ -104,7 +104,7 @@ def run_of(text: str, runs_dir: Path) -> tuple[RunFolder, str | None] | None:
         defense = parse_defense(text).name
     except InputError:
         return None
-    runs = [RunFolder(path.parent) for path in sorted(runs_dir.glob("*/run.json"))]
+    runs = runs_in(runs_dir)
     trained = [(run, str(run.info()["settings"]["defense"])) for run in runs if run.readable()]
     finished = [(run, name) for run, name in trained if run.finished()]
     own = [run for run, name in finished if name == defense]

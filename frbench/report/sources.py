@@ -101,7 +101,7 @@ def _curves(board: Leaderboard, runs_dir: Path) -> Iterable[RunCurve]:
     runs = dict.fromkeys(r.target.partition("@")[0] for r in records if r.source == "run")
     for name in runs:
         folder = RunFolder(runs_dir / Path(name).name)
-        if not (folder.path / "run.json").is_file():
+        if not folder.begun():
             continue
         settings, metrics = folder.info()["settings"], folder.metrics()
         if metrics:
