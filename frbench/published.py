@@ -56,6 +56,11 @@ class PaperRow(_Data):
     cw: Percent
     aa: Percent
 
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """By the name of the column, in the order of the paper."""
+        return {name: getattr(self, name) for name in ("clean", "fgsm", "pgd20", "cw", "aa")}
+
 
 class _PaperTable(_Data):
     """What both tables are of."""
@@ -78,6 +83,18 @@ class PaperTable2(_PaperTable):
     n: int
     remarks: tuple[str, ...]
     rows: tuple[PaperRow, ...]
+
+    @property
+    def caption(self) -> str:
+        """Which table it is, of what, and when it was transcribed."""
+        return (
+            f"{self.source.table} of the paper ({self.architecture}, {self.dataset}, "
+            f"{self.threat_model}, n = {self.n:,}), transcribed {self.source.transcribed}"
+        )
+
+    def is_of(self, dataset: str, threat_model: str) -> bool:
+        """Whether rows measured on that dataset in that ball may stand beside it."""
+        return (self.dataset, self.threat_model) == (dataset, threat_model)
 
 
 class LowpassRow(_Data):

@@ -246,16 +246,12 @@ def paper_grid(board: Leaderboard) -> Grid:
         (
             Entry(row.method),
             Entry(row.trained_by),
-            *(Entry(number(v)) for v in (row.clean, row.fgsm, row.pgd20, row.cw, row.aa)),
+            *(Entry(number(value)) for value in row.accuracies.values()),
         )
         for row in paper.rows
     )
-    title = (
-        f"Published: {paper.source.table} of the paper ({paper.architecture}, {paper.dataset}, "
-        f"{paper.threat_model}, n = {paper.n:,}), transcribed {paper.source.transcribed}"
-    )
     header = ("Method", "Trained by", "Clean", "FGSM", "PGD-20", "C&W", "AA")
-    return Grid(title, header, rows, paper.remarks, text_columns=2)
+    return Grid(f"Published: {paper.caption}", header, rows, paper.remarks, text_columns=2)
 
 
 def neighbour_grids(board: Leaderboard, table: Table, nearest: int | None) -> list[Grid]:

@@ -249,7 +249,6 @@ def as_csv(board: Leaderboard) -> str:
                 for neighbour in published_beside(row.neighbours)
             ]
     if board.paper is not None:
-        names = ("clean", "fgsm", "pgd20", "cw", "aa")
         records += [
             {
                 "kind": "paper",
@@ -259,7 +258,7 @@ def as_csv(board: Leaderboard) -> str:
                 "label": row.method,
                 "defense": row.defense,
                 "architecture": board.paper.architecture,
-                **{name: getattr(row, name) for name in names},
+                **row.accuracies,
             }
             for row in board.paper.rows
         ]

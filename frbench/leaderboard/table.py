@@ -98,12 +98,11 @@ def build(
     ]
     tables = _distinct_titles(marked)
     paper = published.paper_table2()
-    task = (paper.dataset, paper.threat_model)
     return Leaderboard(
         confidence=statistics.CONFIDENCE,
         measured=max((cell.updated for cell in cells), default=""),
         tables=tuple(tables),
-        paper=paper if any((t.dataset, t.threat_model) == task for t in tables) else None,
+        paper=paper if any(paper.is_of(t.dataset, t.threat_model) for t in tables) else None,
         robustbench=snapshot.info,
     )
 

@@ -143,10 +143,11 @@ def _published(table: Table, column: Column, paper: PaperTable2 | None) -> list[
     points: list[Point] = []
     if not any(row.model.comparable for row in table.rows):
         return points
-    if paper is not None and column.attack.name in ("fgsm", "pgd20", "cw", "aa"):
+    if paper is not None:
         points += [
-            Point("", row.method, _PAPER, row.clean, getattr(row, column.attack.name))
+            Point("", row.method, _PAPER, row.clean, row.accuracies[column.attack.name])
             for row in paper.rows
+            if column.attack.name in row.accuracies
         ]
     if column.attack.is_autoattack:
         beside = [n for row in table.rows for n in row.neighbours.entries]

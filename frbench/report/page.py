@@ -150,10 +150,9 @@ def table_view(place: int, table: Table, sources: Sources) -> TableView:
     if gaps:
         headings.append(("Overfitting", "best minus last checkpoint under PGD-20, points"))
     headings += [(_COST_HEADINGS[key], COSTS[key][1]) for key in costs]
-    same_task = board.paper is not None and (
-        (table.dataset, table.threat_model) == (board.paper.dataset, board.paper.threat_model)
-    )
-    made = [clean_robust(f"{name}s", table, board.paper if same_task else None)]
+    paper = board.paper
+    beside = paper if paper and paper.is_of(table.dataset, table.threat_model) else None
+    made = [clean_robust(f"{name}s", table, beside)]
     made += [cost_robust(f"{name}{key[0]}", table, key) for key in COSTS]
     return TableView(
         name=name,
@@ -237,16 +236,14 @@ def paper_grid(board: Leaderboard) -> Grid | None:
     paper = board.paper
     if paper is None:
         return None
-    task = (paper.dataset, paper.threat_model)
-    names = ("clean", "fgsm", "pgd20", "cw", "aa")
     rows: list[tuple[Entry, ...]] = []
     for published in paper.rows:
-        values = (Entry(number(getattr(published, name))) for name in names)
+        values = (Entry(number(value)) for value in published.accuracies.values())
         rows.append(
             (Entry(published.method), Entry(f"paper (trained by {published.trained_by})"), *values)
         )
         for table in board.tables:
-            if (table.dataset, table.threat_model) != task:
+            if not paper.is_of(table.dataset, table.threat_model):
                 continue
             keys = {c.attack.name: c.key for c in table.columns}
             rows += [
@@ -255,18 +252,14 @@ def paper_grid(board: Leaderboard) -> Grid | None:
                     Entry(f"measured, {row.model.architecture}, n = {table.n:,}"),
                     *(
                         score_entry(row.scores.get(keys.get(name, "")), len(row.members))
-                        for name in names
+                        for name in published.accuracies
                     ),
                 )
                 for row in table.rows
                 if row.model.defense == published.defense
             ]
-    title = (
-        f"{paper.source.table} of the paper ({paper.architecture}, {paper.dataset}, {paper.norm} "
-        f"{paper.eps}, n = {paper.n:,}), transcribed {paper.source.transcribed}"
-    )
     header = ("Method", "Source", "Clean", "FGSM", "PGD-20", "C&W", "AA")
-    return Grid(title, header, tuple(rows), paper.remarks, text_columns=2)
+    return Grid(paper.caption, header, tuple(rows), paper.remarks, text_columns=2)
 
 
 def _unmatched(board: Leaderboard) -> Grid | None:
