@@ -62,9 +62,7 @@ def _defenses() -> Iterator[RenderableType]:
         print(f"frbench: a file in defenses/ cannot be used: {module}", file=sys.stderr)
     for defense in known.values():
         recipe = defense.recipe
-        parts: list[tuple[str, BaseModel]] = [("", recipe.objective), ("attack.", recipe.attack)]
-        parts += [(f"{m.kind}.", m) for m in recipe.mechanisms]
-        settings = [text for prefix, part in parts for text in _fields(prefix, part)]
+        settings = [text for name, part in recipe.parts.items() for text in _fields(name, part)]
         table = Table("common protocol", "original protocol", box=None, header_style="italic")
         table.add_row("\n".join(settings), "\n".join(_original(recipe)) or "as common")
         units = f"{recipe.forward_units()} forward units a step"
@@ -72,8 +70,10 @@ def _defenses() -> Iterator[RenderableType]:
         yield Padding(table, (0, 0, 1, 2), expand=False)
 
 
-def _fields(prefix: str, part: BaseModel) -> list[str]:
-    return [f"{prefix}{name}={as_typed(getattr(part, name))}" for name in type(part).model_fields]
+def _fields(name: str, part: BaseModel) -> list[str]:
+    """`key=value` of each field; `name` as in `Recipe.parts`."""
+    values = ((field, getattr(part, field)) for field in type(part).model_fields)
+    return [f"{name}.{field}={as_typed(value)}".removeprefix(".") for field, value in values]
 
 
 def _original(recipe: Recipe) -> list[str]:
@@ -93,23 +93,23 @@ def _settings() -> Iterator[RenderableType]:
 
     yield "Written as key=value behind a defense: frbench train trades+ema beta=5 ema.decay=0.99"
     yield "Presets and the authors' own settings change some: list presets, list defenses.\n"
-    common = _keys("attack.", InnerAttack())
+    common = _keys("attack", InnerAttack())
     yield from _section("every defense", _keys("", Frame()))
     yield from _section("its attack", common)
     for kind, mechanism in MECHANISMS.items():
-        yield from _section(f"+{kind}", _keys(f"{kind}.", mechanism()))
+        yield from _section(f"+{kind}", _keys(kind, mechanism()))
     for defense in defenses()[0].values():
-        attack = _keys("attack.", defense.recipe.attack)
+        attack = _keys("attack", defense.recipe.attack)
         own = [key for name, key in attack.items() if name not in common]
         yield from _section(defense.name, _keys("", defense.recipe.objective), own)
 
 
-def _keys(prefix: str, part: BaseModel) -> dict[str, tuple[str, str, str]]:
+def _keys(name: str, part: BaseModel) -> dict[str, tuple[str, str, str]]:
     """Of each field: `key=default`, the values it takes, what it is."""
     schemas = part.model_json_schema().get("properties", {})
     return {
-        name: (text, _allowed(schemas[name]), escape(schemas[name].get("description", "")))
-        for name, text in zip(type(part).model_fields, _fields(prefix, part), strict=True)
+        field: (text, _allowed(schemas[field]), escape(schemas[field].get("description", "")))
+        for field, text in zip(type(part).model_fields, _fields(name, part), strict=True)
     }
 
 

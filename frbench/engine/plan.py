@@ -190,8 +190,7 @@ class _Layers:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.parts: dict[str, BaseModel] = {"": recipe.objective, "attack": recipe.attack}
-        self.parts |= {m.kind: m for m in recipe.mechanisms}
+        self.parts = recipe.parts
         self.changes: dict[str, dict[str, Any]] = {part: {} for part in self.parts}
         self.frame: dict[str, Any] = {}
 
@@ -252,9 +251,7 @@ def _rebuild(part: BaseModel, changes: Mapping[str, Any], prefix: str) -> Any:
 
 def _values(recipe: Recipe, frame: Frame) -> dict[str, Any]:
     """Every setting by its key, as `key=value` names it."""
-    parts = {"": recipe.objective, "attack": recipe.attack}
-    parts |= {m.kind: m for m in recipe.mechanisms}
-    inner = {f"{part}.{field}".removeprefix("."): value for part, model in parts.items()
+    inner = {f"{part}.{field}".removeprefix("."): value for part, model in recipe.parts.items()
              for field, value in model}  # fmt: skip
     return {**inner, **dict(frame)}
 

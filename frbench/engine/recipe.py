@@ -147,6 +147,15 @@ class Recipe(BaseModel):
         }
 
     @property
+    def parts(self) -> dict[str, BaseModel]:
+        """Objective, attack and mechanisms by what stands before their keys: '' or a name."""
+        return {
+            "": self.objective,
+            "attack": self.attack,
+            **{m.kind: m for m in self.mechanisms},
+        }
+
+    @property
     def regularizers(self) -> tuple[Regularizer, ...]:
         return tuple(m for m in self.mechanisms if isinstance(m, Regularizer))
 
