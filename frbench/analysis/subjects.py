@@ -10,7 +10,7 @@ import torch
 
 from frbench.analysis.forward import check_targets
 from frbench.analysis.inputs import ImageSet
-from frbench.data import Dataset, load_dataset
+from frbench.data import Dataset, load_dataset, to_float
 from frbench.errors import InputError
 from frbench.evaluation import DataRange, resolve_target
 from frbench.evaluation.target import Target
@@ -41,7 +41,7 @@ class Subjects:
         """The first test images, as many as `count` says."""
         split, n = self.dataset.test, self.count(n, default)
         data = DataRange(dataset=self.dataset.name, sha256=split.sha256, stop=n)
-        return ImageSet(split.images[:n].float().div(255), split.labels[:n], data)
+        return ImageSet(to_float(split.images[:n]), split.labels[:n], data)
 
 
 def load_subjects(texts: Sequence[str], *, device: torch.device, runs_dir: Path) -> Subjects:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from frbench.attacks import AttackSpec, seeded
+from frbench.data import to_float
 from frbench.errors import FrbenchError, InputError
 
 # x + delta is rounded to float32 near 1 (half a unit in the last place is 3e-8), so an honest
@@ -60,7 +61,7 @@ def check_model(model: nn.Module, name: str) -> None:
 def as_images(pixels: Tensor, device: torch.device) -> Tensor:
     """Float32 images in [0, 1] on `device`, from uint8 pixels or from floats in [0, 1]."""
     if pixels.dtype is torch.uint8:
-        return pixels.to(device).float().div(255).contiguous()
+        return to_float(pixels.to(device))
     images = pixels.to(device, torch.float32).contiguous()
     if not bool(((images >= 0) & (images <= 1)).all()):  # false for NaN as well
         low, high = float(images.min()), float(images.max())

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from frbench.data import Dataset, load_dataset
+from frbench.data import Dataset, load_dataset, to_float
 from frbench.discovery import discover
 from frbench.engine.presets import PRESETS
 from frbench.errors import FrbenchError, InputError
@@ -128,8 +128,8 @@ def _trusted(model: OutsideModel, device: torch.device) -> OutsideModel:
 
 def _sample(dataset: Dataset, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     n = _IMAGES.get(device.type, _IMAGES["cpu"])
-    images = dataset.train.images[:n].to(device).float() / 255
-    return images, dataset.train.labels[:n].to(device)
+    few = dataset.train.first(n)
+    return to_float(few.images.to(device)), few.labels.to(device)
 
 
 def _noted(model: OutsideModel, remark: str) -> OutsideModel:

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from frbench.analysis.forward import craft
 from frbench.analysis.inputs import ImageSet
 from frbench.attacks.spec import AttackSpec
-from frbench.data import Dataset, cache_path, load_dataset
+from frbench.data import Dataset, cache_path, load_dataset, to_float
 from frbench.errors import FrbenchError
 from frbench.evaluation import resolve_target
 from frbench.evaluation.cells import BROKEN, ROBUST, Cell, ModelRecord
@@ -316,7 +316,7 @@ def _samples(dataset: Dataset, table: Table, n: int) -> ImageSet:
     """The first images of the table."""
     split = getattr(dataset, table.split)
     chosen = slice(table.start, table.start + n)
-    return ImageSet(split.images[chosen].float() / 255, split.labels[chosen])
+    return ImageSet(to_float(split.images[chosen]), split.labels[chosen])
 
 
 def _predictions(target: Target, images: torch.Tensor) -> list[int]:
