@@ -1,4 +1,4 @@
-"""Where a cell was made: what does not enter its key but helps to explain it."""
+"""With what a cell was made: versions that enter its key, and the record that explains it."""
 
 from __future__ import annotations
 
