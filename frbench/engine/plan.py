@@ -66,7 +66,7 @@ class Plan:
         """End of the name of every run that saves the same weights: trajectory and average."""
         if self.recipe.average is None:
             return self.trajectory
-        average = self.recipe.average.model_dump(mode="json")
+        average = self.recipe.described()["mechanisms"][self.recipe.average.kind]
         return f"{storage.canonical_digest(average, length=4)}-{self.trajectory}"
 
     def settings(self) -> dict[str, Any]:

@@ -143,7 +143,9 @@ class Recipe(BaseModel):
         return {
             "objective": {"kind": _kind(self.objective), **self.objective.model_dump(mode="json")},
             "attack": {"kind": _kind(self.attack), **self.attack.model_dump(mode="json")},
-            "mechanisms": {m.kind: m.model_dump(mode="json") for m in self.mechanisms},
+            "mechanisms": {
+                m.kind: {**_outsider(m), **m.model_dump(mode="json")} for m in self.mechanisms
+            },
         }
 
     @property
@@ -202,3 +204,9 @@ class Recipe(BaseModel):
 def _kind(part: BaseModel) -> str:
     """Module and class: two files may call different losses by one class name."""
     return f"{type(part).__module__}.{type(part).__qualname__}"
+
+
+def _outsider(mechanism: Mechanism) -> dict[str, str]:
+    """The class of a mechanism from a recipe's own file, whose `kind` another may bear as well."""
+    ours = type(mechanism).__module__.startswith("frbench.")
+    return {} if ours else {"kind": _kind(mechanism)}

@@ -120,9 +120,9 @@ def _canonical(recipe: Recipe, known: Mapping[str, Defense], typed: str) -> Defe
             return defense
     composed = known[recipe.base].recipe
     for mechanism in recipe.mechanisms:
-        if composed.mechanism(mechanism.kind) is None:
+        if composed.mechanism(mechanism.kind) is None and mechanism.kind in MECHANISMS:
             composed = composed + MECHANISMS[mechanism.kind]()
-    # Mechanisms whose settings a file changed cannot be told by their kinds alone.
+    # Mechanisms that a file brings or changes cannot be told by their kinds alone.
     if not composed.same_training(recipe):
         return Defense(typed, recipe, f"composed: {typed}")
     # The name tells all, the authors' own settings too: those of the base, however it was typed.

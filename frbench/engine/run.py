@@ -200,7 +200,7 @@ def _check_source(folder: RunFolder, plan: Plan) -> None:
     """Raise InputError where the recipe's code has changed since: its numbers would be the old."""
     if folder.info().get("recipe_code", now := source_digest(plan.recipe)) != now:
         raise InputError(
-            f"{folder.path} was trained by other code of '{plan.recipe.base}': move that folder "
+            f"{folder.path} was trained by other code of '{plan.defense}': move that folder "
             "away to train the present one, or undo the change"
         )
 

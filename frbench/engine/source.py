@@ -9,7 +9,7 @@ from pathlib import Path
 
 from frbench import storage
 from frbench.engine.inner import InnerAttack
-from frbench.engine.recipe import Objective, Recipe
+from frbench.engine.recipe import Mechanism, Objective, Recipe
 
 _OURS = "frbench."
 """Classes of the harness are told apart by ENGINE_VERSION."""
@@ -18,14 +18,15 @@ _RECIPE = "recipe"
 
 
 def source_digest(recipe: Recipe) -> str:
-    """Digest of the files that define objective and attack, the classes that these build on, and
-    the modules beside them that these files import.
+    """Digest of the files that define objective, attack and mechanisms, the classes that these
+    build on, and the modules beside them that these files import.
 
     Comments, docstrings, layout, imports and the settings in `recipe` do not enter; nor do packages
     from elsewhere.
     """
-    classes = {*type(recipe.objective).__mro__, *type(recipe.attack).__mro__}
-    modules = {c.__module__ for c in classes if issubclass(c, (Objective, InnerAttack))}
+    parts = (recipe.objective, recipe.attack, *recipe.mechanisms)
+    classes = {c for part in parts for c in type(part).__mro__}
+    modules = {c.__module__ for c in classes if issubclass(c, (Objective, InnerAttack, Mechanism))}
     files = _with_imported({n for n in modules if not n.startswith(_OURS)})
     return storage.canonical_digest({name: _code(path) for name, path in files.items()})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from frbench.engine.mechanisms import AVERAGES
@@ -30,9 +31,10 @@ def row_name(defense: str, view: str) -> str:
     if average is None:
         return defense
     plain = found.recipe.rebuilt(mechanisms=tuple(m for m in mechanisms if m is not average))
-    shorter = parse_defense(composition(plain))
-    if shorter.recipe.same_training(plain):
-        return shorter.name
+    with contextlib.suppress(InputError):  # a mechanism of the file's own has no name to compose
+        shorter = parse_defense(composition(plain))
+        if shorter.recipe.same_training(plain):
+            return shorter.name
     return f"{defense} without {average.kind}"  # a file gave its mechanisms other settings
 
 

@@ -164,3 +164,40 @@ def test_a_file_with_a_mechanism_of_its_own_can_be_composed(own_defenses):
     assert {m.kind for m in found.recipe.mechanisms} == {"awp", "ema"}
     assert row_name("custom+ema", "best") == "custom"
     assert row_name("custom+ema", "ema-best") == "custom+ema"
+
+
+OWN_MECHANISM = """\
+from typing import ClassVar
+from defenses.pgd_at import recipe as pgd_at
+from frbench.engine import *
+class Pairing(Regularizer):
+    kind: ClassVar[str] = "KIND"
+    branches: ClassVar[tuple[Branch, ...]] = ("clean", "adversarial")
+    def penalty(self, outputs):
+        return (outputs.clean_logits - outputs.adversarial_logits).square().mean()
+recipe = pgd_at + Pairing() + ExponentialMovingAverage(decay=0.9)
+"""
+
+
+def test_a_mechanism_that_only_a_file_knows_rides_along_like_any_other(own_defenses):
+    own_defenses(mine=OWN_MECHANISM.replace("KIND", "pairing"))
+    composed = parse_defense("awp+mine")
+    assert composed.name == "mine+awp" and parse_defense("mine+awp").recipe == composed.recipe
+    assert {m.kind for m in composed.recipe.mechanisms} == {"awp", "ema", "pairing"}
+    assert row_name("mine+awp", "ema-best") == "mine+awp"
+    assert row_name("mine+awp", "best") == "mine+awp without ema"
+
+
+def test_two_files_may_call_different_mechanisms_by_one_kind(own_defenses):
+    """Otherwise a mechanism of one's own would be served by another's run."""
+    own_defenses(
+        mine=OWN_MECHANISM.replace("KIND", "pairing"),
+        yours=OWN_MECHANISM.replace("KIND", "pairing").replace("square", "abs"),
+        fourier=OWN_MECHANISM.replace("Pairing(Regularizer)", "Fr(FrequencyRegularization)")
+        .replace("Pairing", "Fr")
+        .replace("KIND", "fr"),
+    )
+    mine, yours = (resolve(name, preset="smoke") for name in ("mine", "yours"))
+    assert mine.trajectory != yours.trajectory
+    fourier, known = (resolve(name, preset="smoke") for name in ("fourier", "at_fr"))
+    assert fourier.trajectory != known.trajectory

@@ -76,6 +76,24 @@ def test_the_code_of_a_file_that_lends_its_recipe_alone_does_not_count(mine, own
     assert source_digest(lent) == source_digest(mine())
 
 
+def test_code_of_a_mechanism_counts(own_defenses):
+    text = (
+        "from typing import ClassVar\n"
+        "from defenses.pgd_at import recipe as pgd_at\n"
+        "from frbench.engine import *\n"
+        "class Pairing(Regularizer):\n"
+        "    kind: ClassVar[str] = 'pairing'\n"
+        "    branches: ClassVar[tuple[Branch, ...]] = ('clean', 'adversarial')\n"
+        "    def penalty(self, outputs):\n"
+        "        return (outputs.clean_logits - outputs.adversarial_logits).square().mean()\n"
+        "recipe = pgd_at + Pairing()\n"
+    )
+    known = source_digest(own_defenses(mine=text)["mine"].recipe)
+    changed = own_defenses(mine=text.replace("square", "abs"))
+    assert source_digest(changed["mine"].recipe) != known
+    assert source_digest(changed["at_fr"].recipe) == source_digest(changed["pgd_at"].recipe)
+
+
 def test_settings_and_imports_do_not_count(mine):
     known = source_digest(mine())
     assert source_digest(mine('"weight_decay": ', '"weight_decay": 2 * ')) == known
