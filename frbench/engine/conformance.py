@@ -140,7 +140,9 @@ def _run(name: str, check: Check, bench: Bench) -> CheckResult:
     except Exception as error:  # a user's loss may raise anything
         frame = traceback.extract_tb(error.__traceback__)[-1]
         own = _own_frame(error, bench.defense) or (frame.filename, frame.lineno)
-        said = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+        # Three lines hold what a failed validation says: how many errors, where, and what is wrong.
+        told = [line.strip() for line in str(error).strip().splitlines()[:3]]
+        said = ": ".join([type(error).__name__, *told])
         problem = f"{shown(own[0])}:{own[1]}: {said}"
     return CheckResult(name, problem is None, problem or "kept")
 
@@ -231,6 +233,17 @@ def _same_images_for_same_seed(bench: Bench) -> str | None:
     return "the attack ignores its random start" if torch.equal(first, other) else None
 
 
+def _follows_its_gradient(bench: Bench) -> str | None:
+    """A gradient that is zero or NaN has no sign, so that only the random start would be left."""
+    noise, eps = bench.noise(), bench.recipe.attack.eps
+    adversarial = bench.step().attack(bench.images, bench.labels, noise)
+    low, high = (bench.images - eps).clamp(min=0), (bench.images + eps).clamp(max=1)
+    moved = (adversarial - (bench.images + noise).clamp(low, high)).abs().max().item()
+    if moved > ROUNDING:
+        return None
+    return "the attack stays at its random start: the gradient that it climbs is zero or NaN"
+
+
 # --- the loss -------------------------------------------------------------------------------------
 
 
@@ -308,6 +321,7 @@ CHECKS: dict[str, Check] = {
     "attack leaves no gradient on parameters": _leaves_no_gradient,
     "attack moves BatchNorm as declared": _moves_no_statistic,
     "attack follows from its random start": _same_images_for_same_seed,
+    "attack follows its gradient": _follows_its_gradient,
     "loss and gradients are finite": _is_finite,
     "step uses the labels": _uses_the_labels,
     "BatchNorm forwards as declared": _declares_its_batchnorm,

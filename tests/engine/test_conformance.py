@@ -53,6 +53,7 @@ def test_an_honest_recipe_passes_every_check(own_defenses):
 
 HONEST_LOSS = "F.cross_entropy(outputs.adversarial_logits, outputs.labels)"
 PERTURB = "    def perturb(self, model, images, labels, noise):\n        "
+ASCENDED = "    def ascended(self, logits, labels, target):\n        "
 FAULTS = {
     "undeclared branch": (
         loss(f"{HONEST_LOSS} + F.cross_entropy(outputs.clean_logits, outputs.labels)"),
@@ -124,6 +125,16 @@ FAULTS = {
         attack(PERTURB + "return (images + 0.01 * torch.rand_like(images)).clamp(0, 1)"),
         "attack follows from its random start",
         "random numbers of its own",
+    ),
+    "attack whose loss is NaN": (
+        attack(ASCENDED + "return F.cross_entropy(logits, labels) * float('nan')"),
+        "attack follows its gradient",
+        "zero or NaN",
+    ),
+    "attack whose loss is constant": (
+        attack(ASCENDED + "return 0 * F.cross_entropy(logits, labels)"),
+        "attack follows its gradient",
+        "zero or NaN",
     ),
 }
 
