@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from itertools import islice
 
 import pytest
 import safetensors.torch
@@ -162,6 +163,39 @@ def test_one_seed_one_result_and_another_seed_another(trainer):
     same = tensors(first)
     for name in ("last/linear.weight", "last/stem.weight", "last/bn.running_mean"):
         assert not torch.equal(other[name], same[name])
+
+
+def test_every_step_of_every_epoch_and_seed_attacks_from_noise_of_its_own(trainer):
+    def draws(seed, epoch):
+        found = islice(trainer(plan(seed=seed))._noisy_batches(epoch), 2)
+        return [noise.flatten().tolist() for _, noise in found]
+
+    once, again = ([draws(s, e) for s in (0, 1) for e in (0, 1)] for _ in range(2))
+    assert once == again
+    assert len({tuple(noise) for pair in once for noise in pair}) == 8
+
+
+def test_statistics_of_an_average_are_of_other_batches_than_the_trained_ones(trainer):
+    def first(seed):
+        return next(trainer(plan("at_swa", seed=seed, swa__start_epoch=1))._plain_images(1))
+
+    assert torch.equal(first(0), first(0))
+    assert not torch.equal(first(0), first(1))
+    assert not torch.equal(first(0), next(trainer(plan()).batches.epoch(1)).images)
+
+
+def test_digits_are_trained_on_without_mirrors_and_cropped_as_the_frame_says(trainer, small_digits):
+    whole = trainer(plan(pad=0))
+    images = torch.cat([batch.images for batch in whole.batches.epoch(0)])
+    held = round(0.1 * len(small_digits.train))
+    known = {tuple(image.flatten().tolist()) for image in to_float(small_digits.train.images)}
+    assert len(images) == len(small_digits.train) - held
+    assert {tuple(image.flatten().tolist()) for image in images} <= known
+    zero, reflect = (
+        next(trainer(plan(pad=2, padding=padding)).batches.epoch(0)).images
+        for padding in ("zero", "reflect")
+    )
+    assert not torch.equal(zero, reflect)
 
 
 def test_an_average_rides_along_without_changing_the_trajectory(trainer):
@@ -329,6 +363,15 @@ def test_a_model_that_answers_a_constant_is_stopped(trainer):
     said = r"constant in epoch 2 .*last good checkpoint \(epoch 1\).*fr\.start_epoch.*weight$"
     with pytest.raises(Diverged, match=said):
         run.run()
+
+
+def test_a_model_has_a_tenth_of_its_epochs_to_leave_a_constant(trainer, monkeypatch):
+    monkeypatch.setattr(Judge, "__call__", lambda *_: Judgement(0.1, 0.1, 0.01))
+    training = trainer(plan(epochs=30))
+    training._judged("", training.model, 2)
+    training._judged("swa", training.model, 29)  # an average is as constant as its model
+    with pytest.raises(Diverged, match="constant in epoch 4"):
+        training._judged("", training.model, 3)
 
 
 @pytest.mark.parametrize("bad", [{"lr": 1e9}, {"weight_decay": 3}])
