@@ -24,6 +24,7 @@ from frbench.engine.plan import Plan, resolve
 from frbench.engine.run import RunFolder
 from frbench.errors import InputError
 from frbench.evaluation import Cell, CellStore, runner
+from frbench.evaluation.costs import Speed
 from frbench.leaderboard.table import leaderboard
 
 N = 8
@@ -280,6 +281,22 @@ def test_a_forecast_reads_no_run_of_the_present_folder(
         [plan], find_device("cpu"), tmp_path / "runs", n=N, store=CellStore(tmp_path / "results")
     )
     assert found.attack_seconds > 0
+
+
+def test_a_forecast_counts_the_passes_of_every_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a model that takes a second a forward pass and nothing a gradient."""
+    monkeypatch.setattr(workflow, "estimate", lambda *_, **__: None)
+    monkeypatch.setattr(workflow, "measure", lambda *_, **__: Speed(1.0, 0.0, surviving=1.0))
+    plan = resolve("pgd_at", preset="smoke", overrides={"epochs": "2"})
+    found = workflow.forecast(
+        [plan], find_device("cpu"), tmp_path / "runs", n=N, store=CellStore(tmp_path / "results")
+    )
+    cheap = 1 + 2 + 21 + 31  # clean, FGSM, PGD-20 and C&W, of the best and of the last weights
+    # AutoAttack's first stage sees every image and each later one half of them.
+    later = (2 + 9 * 102) + (2 + 9 * 203) + 5004
+    assert found.attack_seconds == pytest.approx(2 * N * cheap + N * 103 + N // 2 * later)
 
 
 def test_a_forecast_has_a_training_for_each_average_and_none_for_the_plain_weights(
