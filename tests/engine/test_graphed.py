@@ -33,10 +33,10 @@ def graphed(network, monkeypatch, **notice):
     assert isinstance(step, GraphedStep)
 
     def ruin(*_):
-        """As a warm-up that breaks off: the weights have moved."""
+        """As a warm-up that breaks off: weights, statistics and momentum have moved."""
         with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.fill_(9.0)
+            for tensor in (*network.parameters(), *network.buffers(), *step.momentum.values()):
+                tensor.fill_(9)
         raise RuntimeError("no driver\nand a long trace")
 
     monkeypatch.setattr(step, "_capture", ruin)
@@ -61,8 +61,43 @@ def test_a_step_that_cannot_be_captured_trains_as_the_plain_one(make_step, one_s
     step = graphed(make_step("pgd_at").model, monkeypatch, notice=lambda _: None)
     for seed in range(2):
         assert torch.equal(one_step(step, seed=seed), one_step(plain, seed=seed))
-    for ours, theirs in zip(step.model.parameters(), plain.model.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+    assert_same(step, plain)
+
+
+def assert_same(ours, theirs):
+    for one, other in ((ours.model.state_dict(), theirs.model.state_dict()),
+                       (ours.momentum, theirs.momentum)):  # fmt: skip
+        assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+class Recorded:
+    """A graph as CUDA has it: the tensors that a step read and wrote when it was captured."""
+
+    def __init__(self, step, images, labels, noise, epoch):
+        self.images, self.labels, self.noise = images.clone(), labels.clone(), noise.clone()
+        self.graph, self.loss = self, torch.zeros(())
+        self._step, self._epoch, self._lr = step, epoch, step.optimizer.param_groups[0]["lr"]
+
+    def replay(self):
+        self._step.optimizer.param_groups[0]["lr"] = self._lr
+        static = self.images, self.labels, self.noise
+        self.loss.copy_(TrainingStep.update(self._step, *static, self._epoch))
+
+
+def test_a_replayed_step_sees_its_own_batch_and_learning_rate(make_step, batch, monkeypatch):
+    recipe, frame = make_step("pgd_at").recipe, make_step("pgd_at").frame
+    plain = TrainingStep(make_step("pgd_at").model, recipe, frame, DEVICE)
+    step = fastest_step(make_step("pgd_at").model, recipe, frame, DEVICE, 1)
+    monkeypatch.setattr(step, "_capture", lambda *args: Recorded(step, *args))
+    losses = []
+    for number, lr in enumerate((0.1, 0.1, 0.01)):
+        generator = torch.Generator().manual_seed(number)
+        noise = recipe.attack.initial_noise(batch.images, generator)
+        order = torch.randperm(len(batch.labels), generator=generator)
+        images, labels = batch.images[order] * (1 - 0.1 * number), batch.labels[order]
+        losses.append([s(images, labels, noise, epoch=0, lr=lr) for s in (step, plain)])
+    assert all(torch.equal(*pair) for pair in losses)  # the first too, after the others
+    assert_same(step, plain)
 
 
 class Streams:
