@@ -1,18 +1,23 @@
-"""What every test shares: one thread, one seed, digits, made-up cells, the option `--defense`."""
+"""What every test shares: a cache of its own, one thread, one seed, digits, made-up cells."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch import nn
 
 from frbench.data import Dataset, Split, load_dataset
 
 if TYPE_CHECKING:  # the attack libraries take seconds to import, and few tests need them
     from frbench.attacks.spec import AttackSpec
     from frbench.evaluation.cells import Cell, ModelRecord
+    from frbench.evaluation.target import Target
+
+DATA = ("FRBENCH_CACHE", "FRBENCH_DATA")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,12 +39,60 @@ def _same_random_numbers() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """No test reads or writes the user's cache; yields what the user's environment says."""
+    users = {name: os.environ[name] for name in DATA if name in os.environ}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in users:
+            patch.delenv(name)
+        patch.setenv("FRBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield users
+
+
+@pytest.fixture
+def users_data(_own_data: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's cache, for a slow test of a dataset that has to be fetched."""
+    for name in DATA:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in _own_data.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture(scope="session")
-def small_digits() -> Dataset:
+def digits() -> Dataset:
+    """The real digits."""
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="session")
+def small_digits(digits: Dataset) -> Dataset:
     """480 training images of the real digits: 14 steps an epoch, seconds of training."""
-    data = load_dataset("digits")
-    train = Split(data.train.images[:480], data.train.labels[:480], data.train.sha256)
-    return Dataset(data.name, train, data.test, data.classes)
+    train = Split(digits.train.images[:480], digits.train.labels[:480], digits.train.sha256)
+    return Dataset(digits.name, train, digits.test, digits.classes)
+
+
+@pytest.fixture(scope="session")
+def make_target() -> Callable[..., Target]:
+    """Make a target of any model, in eval mode: (model, name, dataset)."""
+    from frbench.evaluation.cells import ModelRecord
+    from frbench.evaluation.target import Target
+    from frbench.models import weights_digest
+
+    def make(model: nn.Module, name: str = "small", dataset: str = "digits") -> Target:
+        record = ModelRecord(
+            name=name,
+            target=name,
+            digest=weights_digest(model.state_dict(), name, None),
+            architecture=name,
+            parameters=sum(p.numel() for p in model.parameters()),
+            dataset=dataset,
+            classes=10,
+            source="outside",
+        )
+        return Target(model.eval(), record)
+
+    return make
 
 
 @pytest.fixture(scope="session")

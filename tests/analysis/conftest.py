@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
 from frbench.analysis.inputs import ImageSet
-from frbench.evaluation.cells import ModelRecord
 from frbench.evaluation.target import Target
-
-
-def make_target(model: nn.Module, name: str, dataset: str = "digits", classes: int = 10) -> Target:
-    record = ModelRecord(
-        name=name,
-        target=name,
-        digest=name,
-        architecture="test",
-        parameters=sum(p.numel() for p in model.parameters()),
-        dataset=dataset,
-        classes=classes,
-        source="outside",
-    )
-    return Target(model.eval(), record)
 
 
 def train_on(samples: ImageSet, seed: int) -> nn.Module:
@@ -51,6 +38,6 @@ def digits() -> ImageSet:
 
 
 @pytest.fixture(scope="session")
-def targets(digits: ImageSet) -> list[Target]:
+def targets(digits: ImageSet, make_target: Callable[..., Target]) -> list[Target]:
     models = [train_on(digits, seed) for seed in (0, 1)]
     return [make_target(model, name) for model, name in zip(models, ("one", "two"), strict=True)]

@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from frbench.data import Dataset, Split, load_dataset, to_float
-from frbench.evaluation import ModelRecord, Target
-from frbench.models import build_model, load_weights, weights_digest
+from frbench.data import Dataset, Split, to_float
+from frbench.models import build_model, load_weights
 
 WEIGHTS = Path(__file__).parent / "weights"
 CIFAR10 = Path(__file__).parents[1] / "fixtures" / "cifar10_test_128.safetensors"
@@ -65,25 +64,6 @@ def fault(request: pytest.FixtureRequest) -> Callable[[nn.Module], nn.Module]:
     return FAULTS[request.param]
 
 
-def as_target(model: nn.Module, name: str = "audited", dataset: str = "cifar10") -> Target:
-    record = ModelRecord(
-        name=name,
-        target=name,
-        digest=weights_digest(model.state_dict(), name, None),
-        architecture=name,
-        parameters=sum(p.numel() for p in model.parameters()),
-        dataset=dataset,
-        classes=10,
-        source="outside",
-    )
-    return Target(model.eval(), record)
-
-
-@pytest.fixture(scope="session")
-def make_target() -> Callable[..., Target]:
-    return as_target
-
-
 @pytest.fixture(scope="session")
 def robust() -> dict[str, nn.Module]:
     """The models of the quick preset in `weights/`."""
@@ -95,13 +75,6 @@ def cifar10() -> Split:
     with safe_open(CIFAR10, framework="pt") as file:
         digest = file.metadata()["split_sha256"]
         return Split(file.get_tensor("images"), file.get_tensor("labels"), digest)
-
-
-@pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FRBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return load_dataset("digits")
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,8 @@ def test_a_fault_around_a_robust_model_is_called_broken(
     make_target: MakeTarget,
     cifar10: Split,
 ) -> None:
-    target, other = make_target(fault(robust["pgd_at"])), make_target(robust["at_fr"], "at_fr")
+    target = make_target(fault(robust["pgd_at"]), "audited", "cifar10")
+    other = make_target(robust["at_fr"], "at_fr", "cifar10")
     report = audit(target, cifar10, n=IMAGES, sources=[other])
     assert report.verdict == "broken"
     random = "Random" in fault.__name__
@@ -40,8 +41,9 @@ def test_a_fault_around_a_robust_model_is_called_broken(
 def test_a_robust_model_is_trusted(
     name: str, other: str, robust: Robust, make_target: MakeTarget, cifar10: Split
 ) -> None:
-    source = make_target(robust[other], other)
-    report = audit(make_target(robust[name], name), cifar10, n=IMAGES, sources=[source])
+    source = make_target(robust[other], other, "cifar10")
+    target = make_target(robust[name], name, "cifar10")
+    report = audit(target, cifar10, n=IMAGES, sources=[source])
     assert report.verdict == "trusted", report.reasons
     assert report.reasons == ()
     assert f"from {other}" in finding(report, "transfer").numbers

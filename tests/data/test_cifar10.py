@@ -316,6 +316,7 @@ def test_a_folder_that_does_not_exist_is_wrong_input(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("users_data")
 def test_the_real_set_is_fetched_verified_and_opens_in_a_second() -> None:
     import time
 

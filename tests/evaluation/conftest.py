@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
-from frbench.data import Dataset, load_dataset, to_float
-from frbench.evaluation import CellStore, ModelRecord, Target
-from frbench.models import build_model, weights_digest
-
-
-@pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FRBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return load_dataset("digits")
-
-
-def as_target(model: nn.Module, name: str = "small", classes: int = 10) -> Target:
-    record = ModelRecord(
-        name=name,
-        target="test",
-        digest=weights_digest(model.state_dict(), name, None),
-        architecture=name,
-        parameters=sum(p.numel() for p in model.parameters()),
-        dataset="digits",
-        classes=classes,
-        source="outside",
-    )
-    return Target(model.eval(), record)
+from frbench.data import Dataset, to_float
+from frbench.evaluation import CellStore, Target
+from frbench.models import build_model
 
 
 def trained(model: nn.Module, digits: Dataset, steps: int) -> nn.Module:
@@ -62,19 +42,14 @@ def _convolutional(digits: Dataset) -> nn.Module:
 
 
 @pytest.fixture
-def target(_trained: nn.Module) -> Target:
-    return as_target(copy.deepcopy(_trained))
+def target(_trained: nn.Module, make_target: Callable[..., Target]) -> Target:
+    return make_target(copy.deepcopy(_trained))
 
 
 @pytest.fixture
-def convolutional(_convolutional: nn.Module) -> Target:
+def convolutional(_convolutional: nn.Module, make_target: Callable[..., Target]) -> Target:
     """A network with convolutions and BatchNorm, as `--search fast` folds them."""
-    return as_target(_convolutional, "tiny")
-
-
-@pytest.fixture
-def make_target() -> object:
-    return as_target
+    return make_target(_convolutional, "tiny")
 
 
 @pytest.fixture

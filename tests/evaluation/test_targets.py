@@ -145,6 +145,7 @@ def test_natural_is_ready_to_attack(noise):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("users_data")
 def test_natural_has_its_known_clean_accuracy():
     target, test = load_outside("natural"), load_dataset("cifar10").test
     images, labels = test.images[:1000].float() / 255, test.labels[:1000]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from frbench.attacks.columns import specs
-from frbench.data import Dataset, cache_path, load_dataset
+from frbench.data import Dataset, cache_path
 from frbench.evaluation import CellStore, evaluate
 from frbench.evaluation.cells import ModelRecord
 from frbench.evaluation.target import Target
@@ -18,11 +18,6 @@ from frbench.leaderboard.table import build, leaderboard
 from frbench.models import build_model
 from frbench.report import gallery
 from frbench.report.gallery import Budget, breakings, galleries
-
-
-@pytest.fixture
-def digits() -> Dataset:
-    return load_dataset("digits")
 
 
 @pytest.fixture
