@@ -31,6 +31,32 @@ def test_bf16_is_for_hardware_that_has_it(monkeypatch, instructions, precision):
     assert find_device("cpu", "fp32").precision == "fp32"
 
 
+def test_a_gpu_that_only_emulates_bf16_has_none(monkeypatch):
+    def supported(including_emulation=True):
+        return including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert not device.has_bf16(torch.device("cuda"))
+
+
+def test_float32_convolutions_stay_float32_on_a_gpu(monkeypatch):
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(cudnn, "allow_tf32", True)
+    monkeypatch.setattr(cudnn, "benchmark", False)
+    device.Device(torch.device("cuda"), "fp32").prepare()
+    assert (cudnn.allow_tf32, cudnn.benchmark) == (False, True)
+
+
+def test_a_weight_that_changes_between_two_forwards_is_cast_anew():
+    """As AWP changes them within one step."""
+    layer, images = torch.nn.Linear(4, 4, bias=False), torch.rand(2, 4)
+    with find_device("cpu", "bf16").autocast():
+        before = layer(images)
+        with torch.no_grad():
+            layer.weight.mul_(2)
+        assert torch.equal(layer(images), 2 * before) and before.dtype is torch.bfloat16
+
+
 def test_a_typed_precision_holds_wherever_a_run_looks(monkeypatch, small_digits, tmp_path):
     monkeypatch.setattr(device, "has_bf16", lambda _: True)
     plan = resolve("pgd_at", preset="smoke", overrides={"precision": "fp32"})

@@ -193,6 +193,17 @@ def test_the_largest_half_that_fits_is_found(monkeypatch):
     assert largest_batch(*subject()) is None
 
 
+def test_the_batch_that_fits_is_tried_with_every_mechanism_active(monkeypatch):
+    class HungryAtLast(TrainingStep):
+        def __call__(self, images, labels, noise, *, epoch, lr):
+            if len(images) > 4 and epoch == self.frame.epochs - 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().__call__(images, labels, noise, epoch=epoch, lr=lr)
+
+    monkeypatch.setattr(memory, "TrainingStep", HungryAtLast)
+    assert largest_batch(*subject()) == 4
+
+
 def test_out_of_memory_names_the_batch_that_would_fit(monkeypatch):
     monkeypatch.setattr(memory, "TrainingStep", Hungry)
     message = str(out_of_memory(*subject()))

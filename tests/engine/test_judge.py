@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from frbench.data import to_float
+from frbench.data import Split, to_float
 from frbench.engine.device import find_device
 from frbench.engine.inner import InnerAttack
 from frbench.engine.judge import Judge
@@ -68,6 +68,16 @@ def test_not_even_one_image_is_an_error_of_the_judge(steady, small_digits, monke
 def test_it_judges_by_twenty_steps_of_2_255_in_the_recipes_ball(small_digits):
     judge = Judge(small_digits.test, find_device("cpu"), ROBUST)
     assert judge.attack == InnerAttack(eps=0.1, step_size=2 / 255, steps=20)
+
+
+def test_an_answer_that_is_the_same_for_every_image_has_no_spread(steady, small_digits):
+    few = Split(small_digits.test.images[:20], small_digits.test.labels[:20], "")
+    judge = Judge(few, find_device("cpu"), ROBUST)
+    assert judge(steady, seed=3).logit_std > 0.1
+    with torch.no_grad():
+        steady.net.linear.weight.zero_()
+        steady.net.linear.bias.copy_(torch.arange(10.0))
+    assert judge(steady, seed=3).logit_std < 1e-5
 
 
 @pytest.mark.parametrize("instructions", [False, True])

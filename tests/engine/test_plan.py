@@ -267,6 +267,13 @@ def test_whatever_moves_the_weights_moves_the_trajectory(other):
     assert plan(**other).trajectory != plan().trajectory
 
 
+def test_another_engine_is_another_trajectory(monkeypatch):
+    """Else a run of old code would be reused for new code."""
+    before = plan().trajectory
+    monkeypatch.setattr("frbench.engine.plan.ENGINE_VERSION", 0)
+    assert plan().trajectory != before
+
+
 def test_one_training_has_one_trajectory_whatever_it_is_called():
     assert plan("pgd_at+fr").trajectory == plan("at_fr").trajectory
     assert plan(lr="0.1").trajectory == plan().trajectory

@@ -165,6 +165,11 @@ def test_one_seed_one_result_and_another_seed_another(trainer):
         assert not torch.equal(other[name], same[name])
 
 
+def test_initial_weights_follow_from_the_seed_alone(trainer):
+    first, again, other = (trainer(plan(seed=seed)).model.net.stem.weight for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
 def test_every_step_of_every_epoch_and_seed_attacks_from_noise_of_its_own(trainer):
     def draws(seed, epoch):
         found = islice(trainer(plan(seed=seed))._noisy_batches(epoch), 2)
