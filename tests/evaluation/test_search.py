@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pyautoattack import fab_base
 from pyautoattack.fab_projections import projection_linf
 from torch import Tensor, fx, nn
@@ -254,10 +255,15 @@ def test_attacks_that_stop_at_the_first_success_do_not_stop_at_rounding(
     assert sum(a != b for a, b in zip(exact, fast, strict=True)) <= 2
 
 
+@pytest.mark.parametrize("missing", [0, 3])
 def test_close_calls_of_float16_are_those_of_the_model(
-    convolutional: Target, monkeypatch: pytest.MonkeyPatch
+    convolutional: Target, monkeypatch: pytest.MonkeyPatch, missing: int
 ) -> None:
+    """Also where black images fill up a batch, as on a GPU."""
     in_float16(monkeypatch)
+    monkeypatch.setattr(
+        search, "_filled_up", lambda images: F.pad(images, (0, 0, 0, 0, 0, 0, 0, missing))
+    )
     model = copy.deepcopy(convolutional.model)
     images = to_float(load_dataset("digits").test.images[:256])
     with torch.no_grad():  # class 1 is class 0 but for less than float16 can tell
