@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable
+
 import pytest
 import torch
 import torchattacks
 from torch import Tensor, nn
 
-from frbench.attacks import AA_STAGES, AttackSpec, autoattack, build_attack, pgd, specs
+from frbench.attacks import AA_STAGES, AttackSpec, autoattack, build_attack, pgd, seeded, specs
 from frbench.attacks.margin import MarginPGD, margin
 from frbench.errors import InputError
 from frbench.models import build_model
@@ -87,6 +90,24 @@ def test_l2_attacks_take_gradients_of_any_layout(stage: str) -> None:
     attack = build_attack(spec, stage, model, device="cpu", seed=0, classes=CLASSES)
     assert bool((attack(images, labels) != images).any())
     assert not model._forward_pre_hooks
+
+
+def test_random_numbers_of_every_gpu_in_use_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seeding reaches all of them."""
+    kept: list[list[int]] = []
+
+    def fork_rng(devices: Iterable[int]) -> contextlib.nullcontext[None]:
+        kept.append(list(devices))
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.random, "fork_rng", fork_rng)
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: None)
+    for in_use in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda in_use=in_use: in_use)
+        with seeded(3):
+            pass
+    assert kept == [[0, 1], []]
 
 
 def test_mode_of_every_module_survives_the_attack() -> None:

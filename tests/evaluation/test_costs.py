@@ -36,6 +36,14 @@ def test_start_up_is_no_part_of_the_speed(monkeypatch: pytest.MonkeyPatch) -> No
     assert set(model.sizes) == {len(IMAGES)}
 
 
+def test_the_clock_is_read_once_a_gpu_has_done_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", done.append)
+    costs._now(SimpleNamespace(is_cuda=True, device="cuda:1"))  # type: ignore[arg-type]
+    costs._now(IMAGES)
+    assert done == ["cuda:1"]
+
+
 def test_a_gpu_is_timed_with_whole_chunks_and_a_cpu_with_few_images() -> None:
     assert costs.probe_images(torch.device("cuda", 1), 1000) == 1000
     assert costs.probe_images(torch.device("cpu"), 1000) == costs.PROBE_IMAGES

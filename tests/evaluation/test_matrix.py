@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import subprocess
 import sys
@@ -477,6 +478,26 @@ def test_plan_bounds_and_time_left_are_told(
     )
     assert re.search(r"at most \d+\.\d % after APGD-CE \(n=40\), about [\d.]+ (s|min) left", said)
     assert re.search(r"APGD-T\) \d+\.\d % after APGD-T \(n=40\)\n", said)
+
+
+def test_seconds_of_a_stage_are_those_of_all_its_chunks_and_lives(
+    target: Target, digits: Dataset, store: CellStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock on which every chunk takes one second; the first life ends after two chunks."""
+    clock, saved, save = itertools.count(), [], CellStore.save
+
+    def dying(self: CellStore, cell: Cell) -> Path:
+        path = save(self, cell)
+        saved.append(path)
+        if len(saved) == 2:
+            raise Killed
+        return path
+
+    monkeypatch.setattr(runner, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    monkeypatch.setattr(CellStore, "save", dying)
+    with pytest.raises(Killed):
+        one(target, pgd(1), digits, store)
+    assert one(target, pgd(1), digits, store).seconds == {"pgd1": 3.0}
 
 
 def test_a_cell_tells_where_it_was_made(target: Target, digits: Dataset, store: CellStore) -> None:
