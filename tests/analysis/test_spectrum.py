@@ -12,7 +12,7 @@ from torch import nn
 
 from frbench.analysis.inputs import ImageSet
 from frbench.analysis.panels import amplitude, spectrum_panels
-from frbench.analysis.spectrum import band_masks, energy, spectrum_study
+from frbench.analysis.spectrum import _by_ring, band_masks, energy, spectrum_study
 from frbench.attacks import AttackSpec, specs
 from frbench.errors import InputError
 from frbench.evaluation.target import Target
@@ -36,6 +36,19 @@ def test_bands_cover_every_coefficient_once() -> None:
         assert torch.equal(masks.sum(0), torch.ones(size, dtype=torch.long))
     low = band_masks(32, 32)["low"]
     assert low[5, 0] and low[-5, 0] and not low[6, 0] and low[0, 0]
+
+
+def test_bands_part_at_a_third_and_two_thirds_of_nyquist() -> None:
+    """Of 12 pixels Nyquist is 6: the edges are the radii 2 and 4, and belong to the upper band."""
+    masks = band_masks(12, 12)
+    low, mid, high = masks["low"], masks["mid"], masks["high"]
+    assert low[1, 1] and mid[2, 0] and mid[0, -2] and mid[3, 2] and high[4, 0] and high[-6, -6]
+
+
+def test_energy_is_counted_in_the_ring_of_its_rounded_radius() -> None:
+    (rings,) = _by_ring(torch.ones(1, 4, 4)).tolist()
+    # Zero; four at 1 and four at 1.41; two at 2 and four at 2.24; one at 2.83.
+    assert rings == [1, 8, 6, 1]
 
 
 class Wave(nn.Module):
