@@ -193,6 +193,21 @@ def test_deviations_over_seeds_are_rounded_once(
     assert (score.accuracy, score.sd) == (34.51, 0.98)
 
 
+def test_a_mean_is_no_further_than_its_least_finished_seed(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    verdicts: list[str | dict[str, str]] = [
+        "1100",
+        {"apgd-ce": "1110", "apgd-t": "1.10", "fab-t": "...0", "square": "...0"},
+    ]
+    cells = [
+        make_cell(model_record("at_fr", seed=s, digest=f"{s:064d}"), "aa", verdicts[s])
+        for s in range(2)
+    ]
+    score = single_table(build(cells)).rows[0].scores["aa"]
+    assert (score.seeds, score.at_most, score.stages_done) == (2, True, ("apgd-ce",))
+
+
 def test_a_name_that_ends_like_a_seed_is_a_name(
     make_cell: CellMaker, model_record: RecordMaker
 ) -> None:
