@@ -160,11 +160,12 @@ def test_cells_of_other_settings_do_not_count(measured, tmp_path: Path) -> None:
         {"attack": specs(norm="L2")["pgd20"]},
         {"seed": 1},
         {"batch": 32},
+        {"precision": "fp32 verdicts, fast search"},
         {"versions": {"torch": "1.0"}},
         {"data": DataRange(dataset="digits", split="train", sha256="d" * 64, stop=128)},
     ],
 )
-def test_cells_of_another_threat_model_seed_version_or_split_do_not_count(
+def test_cells_of_another_threat_model_seed_search_version_or_split_do_not_count(
     other: dict[str, Any],
 ) -> None:
     (plan,) = _plans(0)

@@ -84,6 +84,13 @@ def test_wrn_34_10_without_extra_data_has_these_neighbours() -> None:
     assert not any(n.same_eps for n in found.other_eps)
 
 
+def test_another_radius_has_no_neighbours_at_all() -> None:
+    """7/255 and 8/255 are two threat models; 0.031 is only another way to write the latter."""
+    found = find_neighbours(record(), "cifar10", "Linf", 7 / 255, None, SNAPSHOT)
+    assert not found.entries and not found.other_eps
+    assert found.reason.startswith("no RobustBench entry with wrn-34-10, cifar10, Linf 7/255")
+
+
 def test_the_data_class_decides_the_neighbours() -> None:
     assert ids(near(extra_data="synthetic")) == {"Sehwag2021Proxy"}
     assert ids(near(extra_data="extra")) == {"Rade2021Helper_extra"}
