@@ -50,10 +50,10 @@ def test_attacked_images_are_made_without_the_filter_and_filtered_afterwards(
     assert entry.verdicts == expected
 
 
-def test_an_adaptive_attack_goes_through_the_filter_and_is_stronger(
+def test_an_adaptive_attack_goes_through_each_filter_and_is_stronger(
     study: FilterStudy, targets: list[Target], digits: ImageSet
 ) -> None:
-    adaptive = filter_study(targets[:1], digits, bandwidths=(4,), adaptive=True, batch=100)
+    adaptive = filter_study(targets[:1], digits, bandwidths=(4, 8), adaptive=True, batch=100)
     found, plain = adaptive.find("one", "pgd20", 4), study.find("one", "pgd20", 4)
     assert found is not None and plain is not None
     filtered = Filtered(targets[0].model, FrequencyFilter(4))
