@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -135,6 +136,17 @@ def test_a_lock_is_held_by_one_process_and_dropped_with_it(tmp_path: Path) -> No
     holder.communicate()
     with storage.locked(lock, wait=False):
         pass
+
+
+def test_a_lock_is_waited_for_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(fcntl, "flock", lambda _, how: asked.append(how))
+    for wait in (True, False):
+        with storage.locked(tmp_path / ".lock", wait=wait):
+            pass
+    assert asked == [fcntl.LOCK_EX, fcntl.LOCK_EX | fcntl.LOCK_NB]
 
 
 def test_digests_do_not_depend_on_the_order_of_keys() -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from frbench.errors import InputError
-from frbench.evaluation import Cell, CellStore, ModelRecord, read_cell
+from frbench.evaluation import Cell, CellStore, ModelRecord, provenance, read_cell
+from frbench.provenance import hardware_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,6 +58,15 @@ def test_a_foreign_file_hides_no_other_cell(
     assert [cell.model.name for cell in store.all()] == ["at_fr"]
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"frbench: left out: damaged cell {foreign}: model: Field required")
+
+
+def test_a_cell_that_went_on_elsewhere_names_every_device_once(
+    make_cell: Callable[..., Cell], model_record: Callable[..., ModelRecord]
+) -> None:
+    cell = make_cell(model_record("at_fr"), "pgd20", "10", provenance={"device": "a GPU"})
+    for _ in range(2):
+        provenance.record(cell, torch.device("cpu"))
+    assert cell.provenance["device"] == f"a GPU; {hardware_name(torch.device('cpu'))}"
 
 
 def test_every_committed_cell_opens_under_its_key() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from frbench.errors import FrbenchError
-from frbench.evaluation import costs
+from frbench.evaluation import Cell, ModelRecord, costs
 
 IMAGES, LABELS = torch.rand(128, 1, 2, 2), torch.zeros(128, dtype=torch.int64)
 
@@ -47,6 +48,24 @@ def test_the_clock_is_read_once_a_gpu_has_done_its_work(monkeypatch: pytest.Monk
 def test_a_gpu_is_timed_with_whole_chunks_and_a_cpu_with_few_images() -> None:
     assert costs.probe_images(torch.device("cuda", 1), 1000) == 1000
     assert costs.probe_images(torch.device("cpu"), 1000) == costs.PROBE_IMAGES
+
+
+def test_what_is_left_of_autoattack_counts_the_images_that_will_reach_each_stage(
+    make_cell: Callable[..., Cell], model_record: Callable[..., ModelRecord]
+) -> None:
+    """A model that takes a second a forward pass, and that half of the images should resist."""
+    speed = costs.Speed(1.0, 0.0, surviving=0.5)
+    first, later = 103, (2 + 9 * 102) + (2 + 9 * 203) + 5004
+
+    def left(clean: str, apgd: str) -> float:
+        waiting = dict.fromkeys(("apgd-t", "fab-t", "square"), "." * 10)
+        verdicts = {"clean": clean, "apgd-ce": apgd, **waiting}
+        return speed.remaining(make_cell(model_record("at_fr"), "aa", verdicts))
+
+    assert left("." * 10, "." * 10) == 10 + 10 * first + 5 * later
+    assert left("1" * 8 + "00", "." * 8 + "00") == 8 * first + 5 * later
+    assert left("1" * 4 + "0" * 6, "." * 4 + "0" * 6) == 4 * first + 4 * later
+    assert left("1" * 8 + "00", "1" * 7 + "000") == 7 * (2 + 9 * 102) + 5 * (later - (2 + 9 * 102))
 
 
 @pytest.mark.parametrize("most", [100, 32, 31])

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torchattacks
-from pyautoattack import AutoAttack
+from pyautoattack import AutoAttack, checks
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -465,6 +465,15 @@ def test_autoattacks_warnings_become_flags(
     }
     assert [flag.split(":")[0] for flag in flags["noisy"]] == ["randomized"]
     assert [flag.split(":")[0] for flag in flags["steps"]] == ["zero-gradients"]
+
+
+def test_what_the_library_counted_on_other_models_is_no_warning(
+    target: Target, digits: Dataset, store: CellStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps its counts in a module and never clears them."""
+    for name in checks.funcs:
+        monkeypatch.setitem(checks.funcs, name, 5)
+    assert one(target, autoattack(eps=EPS, stages=["apgd-ce"]), digits, store, n=8).flags == []
 
 
 def test_plan_bounds_and_time_left_are_told(
