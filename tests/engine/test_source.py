@@ -94,6 +94,24 @@ def test_code_of_a_mechanism_counts(own_defenses):
     assert source_digest(changed["at_fr"].recipe) == source_digest(changed["pgd_at"].recipe)
 
 
+def test_code_of_an_attack_in_another_file_counts(own_defenses):
+    attack = (
+        "from frbench.engine import InnerAttack\n"
+        "class Own(InnerAttack):\n"
+        "    def ascended(self, logits, labels, target):\n"
+        "        return logits.sum()\n"
+    )
+    child = (
+        "from defenses._attacks import Own\n"
+        "from defenses.trades import Trades\n"
+        "from frbench.engine import Recipe\n"
+        "recipe = Recipe(base='child', objective=Trades(), attack=Own())\n"
+    )
+    known = source_digest(own_defenses(_attacks=attack, child=child)["child"].recipe)
+    changed = own_defenses(_attacks=attack.replace("logits.sum", "-logits.sum"))
+    assert source_digest(changed["child"].recipe) != known
+
+
 def test_settings_and_imports_do_not_count(mine):
     known = source_digest(mine())
     assert source_digest(mine('"weight_decay": ', '"weight_decay": 2 * ')) == known
