@@ -76,6 +76,15 @@ def test_a_failure_is_said_and_stops_no_other_job(sample, tmp_path, capfd):
     ]
 
 
+def test_an_interrupted_job_is_not_a_finished_one():
+    def interrupted(device):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        jobs._run(interrupted, "cpu", torch.get_num_threads())
+    assert ended.value.code == 130
+
+
 def test_several_gpus_are_shared_out_unless_one_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [jobs._device_of(slot, "auto") for slot in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]

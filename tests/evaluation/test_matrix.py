@@ -309,6 +309,25 @@ def test_another_process_at_work_is_waited_for(
     assert "another process is computing PGD-1" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_what_another_process_finished_meanwhile_is_not_computed_again(
+    target: Target, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, finished = (
+        CellStore(tmp_path),
+        one(target, pgd(1), digits, CellStore(tmp_path / "other")),
+    )
+    holder = storage.locked(matrix.lock_path(store, finished))
+    holder.__enter__()
+
+    def finish(_: float) -> None:
+        store.save(finished)
+        holder.__exit__(None, None, None)
+
+    monkeypatch.setattr(matrix, "time", SimpleNamespace(sleep=finish))
+    monkeypatch.setattr(runner.Runner, "run", lambda *_: pytest.fail("computed twice"))
+    assert one(target, pgd(1), digits, store).verdicts == finished.verdicts
+
+
 def test_two_processes_on_one_folder_lose_nothing(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tools" / "kill_evaluation.py"), "worker"]
     command += ["--results", str(tmp_path), "--images", "24", "--batch", "6"]
