@@ -14,7 +14,7 @@ from frbench.errors import FrbenchError, InputError
 
 # x + delta is rounded to float32 near 1 (half a unit in the last place is 3e-8), so an honest
 # attack may exceed eps by about 1e-7 a pixel, and by up to sqrt(3072) of these in L2. Both
-# tolerances are below a thousandth of one grey level.
+# tolerances are below three thousandths of one grey level.
 TOLERANCE = {"Linf": 1e-6, "L2": 1e-5}
 
 
