@@ -287,7 +287,6 @@ def test_a_forecast_counts_the_passes_of_every_column(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a model that takes a second a forward pass and nothing a gradient."""
-    monkeypatch.setattr(workflow, "estimate", lambda *_, **__: None)
     monkeypatch.setattr(workflow, "measure", lambda *_, **__: Speed(1.0, 0.0, surviving=1.0))
     plan = resolve("pgd_at", preset="smoke", overrides={"epochs": "2"})
     found = workflow.forecast(

@@ -126,7 +126,7 @@ def test_the_wall_clock_runs_the_work_once():
 
 
 @pytest.fixture
-def digits():
+def planned_batch():
     plan = resolve("pgd_at", preset="smoke", overrides={"lr": "0.1"})
     split = load_dataset("digits").train
     images, labels = to_float(split.images[:32]), split.labels[:32]
@@ -152,8 +152,8 @@ def ours(model, plan):
     return lambda *batch: step(*batch, epoch=0, lr=plan.frame.lr)
 
 
-def test_the_three_loops_do_the_same_arithmetic(digits):
-    plan, *batch = digits
+def test_the_three_loops_do_the_same_arithmetic(planned_batch):
+    plan, *batch = planned_batch
     loss, weights = trained(plain(textbook), plan, *batch)
     careful_loss, careful_weights = trained(plain(careful), plan, *batch)
     assert careful_loss == loss
@@ -174,8 +174,8 @@ def vector(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def test_only_the_textbook_attack_touches_parameter_gradients(digits):
-    plan, *batch = digits
+def test_only_the_textbook_attack_touches_parameter_gradients(planned_batch):
+    plan, *batch = planned_batch
     for gradient, touched in ((textbook, True), (careful, False)):
         model = build_model("tiny", classes=10, channels=1).train()
         PlainStep(model, plan.recipe.attack, plan.frame, gradient).perturb(*batch)
