@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import typer
 
+from frbench import storage
 from frbench.cli.options import RESULTS, RUNS, DeviceName, Form, Format, RunsDir, Seed
 from frbench.cli.outcome import plain_console
 from frbench.errors import InputError
@@ -24,13 +25,17 @@ TargetList = Annotated[
     list[str],
     typer.Argument(metavar="TARGET...", help="Run, natural, file:PATH, robustbench:ID, timm:NAME."),
 ]
+OUT = RESULTS / "analysis"
 Out = Annotated[
-    Path,
+    Path | None,
     typer.Option(
-        "--out", "-o", help="Folder for JSON, CSV, SVG and PNG; those of its kind are replaced."
+        "--out",
+        "-o",
+        help="Folder for JSON, CSV, SVG and PNG; those of its kind are replaced.",
+        show_default=f"{OUT}/TARGETS",
     ),
 ]
-OUT = RESULTS / "analysis"
+_LONGEST_NAME = 100
 # Images of a command where `--n` is not given; all there are where those are fewer.
 _LOWPASS, _SPECTRUM, _FOURIER, _CLAIMS = 1000, 128, 256, 256
 
@@ -55,7 +60,7 @@ def lowpass(
     device: DeviceName = "auto",
     seed: Seed = 0,
     runs_dir: RunsDir = RUNS,
-    out: Out = OUT,
+    out: Out = None,
     form: Format = "table",
 ) -> None:
     """Accuracy through frequency filters (Table 1 of the paper).
@@ -71,6 +76,7 @@ def lowpass(
 
     if adaptive and not attack:
         raise InputError("--adaptive is about the attack: leave --no-attack out")
+    out = _folder(out, targets)
     subjects = _prepare(targets, device, runs_dir, out)
     with _progress():
         study = filter_study(
@@ -94,7 +100,7 @@ def spectrum(
     device: DeviceName = "auto",
     seed: Seed = 0,
     runs_dir: RunsDir = RUNS,
-    out: Out = OUT,
+    out: Out = None,
     form: Format = "table",
 ) -> None:
     """Where in frequency perturbations lie (Figure 2), on average and for chosen images.
@@ -111,6 +117,7 @@ def spectrum(
     if not columns:
         raise InputError("the column 'clean' adds nothing: name an attack such as pgd20")
     chosen = _indices(images)
+    out = _folder(out, targets)
     subjects = _prepare(targets, device, runs_dir, out)
     with _progress():
         spectrum_panels(
@@ -131,12 +138,13 @@ def kernels(
     device: DeviceName = "auto",
     seed: Seed = 0,
     runs_dir: RunsDir = RUNS,
-    out: Out = OUT,
+    out: Out = None,
     form: Format = "table",
 ) -> None:
     """First-layer kernels and how smooth they are (Figure 1)."""
     from frbench.analysis.kernels import kernel_study
 
+    out = _folder(out, targets)
     subjects = _prepare(targets, device, runs_dir, out)
     _finish(kernel_study(subjects.targets, shown=shown, seed=seed), out, form)
 
@@ -150,7 +158,7 @@ def curves(
         typer.Option(help="Results folder: draw the FR and SWA ablation from its cells too."),
     ] = None,
     runs_dir: RunsDir = RUNS,
-    out: Out = OUT,
+    out: Out = None,
     form: Format = "table",
 ) -> None:
     """Learning curves of runs, and the ablation of FR and SWA (Figure 3).
@@ -165,6 +173,7 @@ def curves(
     from frbench.analysis.output import check_writable
     from frbench.evaluation import CellStore
 
+    out = _folder(out, runs)
     check_writable(out)
     study = curve_study([run_path(text, runs_dir) for text in runs])
     if cells is not None:
@@ -182,7 +191,7 @@ def fourier(
     device: DeviceName = "auto",
     seed: Seed = 0,
     runs_dir: RunsDir = RUNS,
-    out: Out = OUT,
+    out: Out = None,
     form: Format = "table",
 ) -> None:
     """Error under each single frequency: the Fourier heat map of Yin et al. 2019.
@@ -191,6 +200,7 @@ def fourier(
     """
     from frbench.analysis.fourier import fourier_study
 
+    out = _folder(out, targets)
     subjects = _prepare(targets, device, runs_dir, out)
     n, everything = subjects.count(n, _FOURIER), subjects.images(len(subjects.dataset.test))
     with _progress():
@@ -210,7 +220,7 @@ def claims(
     device: DeviceName = "auto",
     seed: Seed = 0,
     runs_dir: RunsDir = RUNS,
-    out: Out = OUT,
+    out: Out = None,
     form: Format = "table",
 ) -> None:
     """Does the paper's Analysis hold for these robust models? Measures all that its claims need.
@@ -225,6 +235,7 @@ def claims(
     from frbench.analysis.spectrum import spectrum_study
     from frbench.attacks import specs
 
+    out = _folder(out, [natural, *targets])
     subjects = _prepare([natural, *targets], device, runs_dir, out)
     samples = subjects.images(n, _CLAIMS)
     few = subjects.images(min(len(samples), spectrum_n))
@@ -243,6 +254,16 @@ class _Study(Protocol):
     def table(self) -> Table: ...
     def to_json(self) -> dict[str, Any]: ...
     def save(self, out: Path) -> None: ...
+
+
+def _folder(out: Path | None, texts: list[str]) -> Path:
+    """`out`, or a folder named after what is analysed, so that nothing else is replaced."""
+    if out is not None:
+        return out
+    names = "+".join(Path(text).name for text in texts)
+    if len(names) > _LONGEST_NAME:
+        names = f"{names[:_LONGEST_NAME]}-{storage.canonical_digest(texts, length=6)}"
+    return OUT / storage.safe_name(names)
 
 
 def _prepare(texts: list[str], device: str, runs_dir: Path, out: Path) -> Subjects:

@@ -118,3 +118,20 @@ def test_wrong_arguments_are_told_before_anything_is_computed(
     ):
         with pytest.raises(InputError, match=message):
             run(command, *words)
+
+
+def test_analyses_of_different_models_do_not_replace_each_other(
+    command: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(command, "kernels", "one", "--device", "cpu")
+    run(command, "kernels", "one", "two", "--device", "cpu")
+    folders = sorted(path.parent.name for path in analyze.OUT.rglob("kernels.json"))
+    assert folders == ["one", "one+two"]
+
+
+def test_long_lists_of_models_have_a_folder_of_their_own_too() -> None:
+    many = [f"runs/resnet18-pgd_at-s{seed}-0123456789@best" for seed in range(9)]
+    first, second = analyze._folder(None, many), analyze._folder(None, many[:-1])
+    assert first != second
+    assert max(len(folder.name) for folder in (first, second)) < 255
