@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 import frbench
+from frbench import storage
 from frbench.discovery import PROJECT_ROOT
 
 LIBRARIES = ("torch", "torchattacks", "pyautoattack", "robustbench", "timm", "numpy")
 
 
 def provenance(device: str) -> dict[str, Any]:
-    """Device, versions and commit, as JSON-like data.
+    """Device, versions, commit and code, as JSON-like data.
 
     Args:
         device: name of the hardware, for people.
@@ -29,6 +30,7 @@ def provenance(device: str) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "frbench": frbench.__version__,
         "commit": commit(),
+        "code": code_digest(),
         "versions": {name: library_version(name) for name in LIBRARIES},
     }
 
@@ -62,6 +64,20 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
         return None
     return f"{head}+" if dirty else head
+
+
+@functools.cache
+def code_digest() -> str:
+    """Digest of the Python files of `frbench/`: tells the code where no commit does.
+
+    `frbench doctor` prints it, so a checkout can be held against what a result names.
+    """
+    package = PROJECT_ROOT / "frbench"
+    files = {
+        path.relative_to(package).as_posix(): storage.sha256(path.read_bytes())
+        for path in package.rglob("*.py")
+    }
+    return storage.canonical_digest(files)
 
 
 def _git(*arguments: str) -> str:

@@ -214,6 +214,7 @@ def _examinations() -> Iterable[tuple[str, str, str]]:
     running = ".".join(map(str, sys.version_info[:3]))
     supported = (3, 11) <= sys.version_info[:2] <= (3, 12)
     yield "Python", running, "" if supported else "install Python 3.11 or 3.12, then: make setup"
+    yield "frbench", _code(), ""
     for name in ("torch", "torchvision", "torchattacks", "pyautoattack", "robustbench", "timm"):
         yield _package(name)
     yield _robustbench_files()
@@ -221,6 +222,12 @@ def _examinations() -> Iterable[tuple[str, str, str]]:
     yield _dataset()
     free = shutil.disk_usage(".").free / 1e9
     yield "free disk", f"{free:.0f} GB here", "" if free > 2 else "free 2 GB for runs and data"
+
+
+def _code() -> str:
+    from frbench.provenance import code_digest, commit
+
+    return f"commit {commit() or 'unknown'}, code {code_digest()}"
 
 
 def _package(name: str) -> tuple[str, str, str]:

@@ -9,7 +9,7 @@ import torch
 
 from frbench.attacks import AttackSpec
 from frbench.evaluation.cells import Cell
-from frbench.provenance import commit, hardware_name, library_version
+from frbench.provenance import code_digest, commit, hardware_name, library_version
 
 # Raised when the meaning of a verdict changes, so that older cells are not taken for new ones.
 MATRIX_VERSION = "1"
@@ -40,7 +40,7 @@ def deciding_versions(spec: AttackSpec, searched_in: torch.dtype | None = None) 
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Device, system, versions and commit, for the record."""
+    """Device, system, versions, commit and code, for the record."""
     return {
         "device": hardware_name(device),
         "threads": torch.get_num_threads(),
@@ -50,6 +50,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "torchattacks": library_version("torchattacks"),
         "pyautoattack": library_version("pyautoattack"),
         "commit": commit(),
+        "code": code_digest(),
         "seeding": SEEDING,
     }
 

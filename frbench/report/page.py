@@ -282,15 +282,16 @@ def references(board: Leaderboard) -> Grid:
                         texts = (
                             *(single.label, labels[key], f"{table.dataset} {table.split}"),
                             *(f"{ref.start} to {ref.stop - 1}", ref.key, single.model.digest[:12]),
-                            *(versions, str(made.get("device", "-")), str(made.get("commit", "-"))),
+                            *(versions, str(made.get("device") or "-")),
+                            *(str(made.get(name) or "-") for name in ("commit", "code")),
                             *(ref.updated, str(ref.seed), str(ref.batch), f"{ref.seconds:,.2f}"),
                         )
                         rows[ref.key] = tuple(map(Entry, texts))
     header = (
         *("Model", "Attack", "Data", "Images", "Cell", "Weights", "Versions", "Device", "Commit"),
-        *("Finished", "Seed", "Batch", "Seconds"),
+        *("Code", "Finished", "Seed", "Batch", "Seconds"),
     )
-    return Grid("Every cell behind this page", header, tuple(rows.values()), text_columns=10)
+    return Grid("Every cell behind this page", header, tuple(rows.values()), text_columns=11)
 
 
 def _facts(sources: Sources, now: datetime) -> list[tuple[str, str]]:

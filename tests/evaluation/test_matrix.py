@@ -532,5 +532,5 @@ def test_a_cell_tells_where_it_was_made(target: Target, digits: Dataset, store: 
     cell = one(target, pgd(1), digits, store)
     assert cell.versions.keys() == {"matrix", "torch", "torchattacks"}
     assert "+" not in cell.versions["torch"]
-    assert {"device", "host", "python", "commit", "seeding"} <= cell.provenance.keys()
+    assert {"device", "host", "python", "commit", "code", "seeding"} <= cell.provenance.keys()
     assert cell.total_seconds > 0

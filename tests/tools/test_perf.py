@@ -242,7 +242,7 @@ def test_the_json_file_tells_device_versions_settings_and_command(tmp_path):
     assert found["command"].startswith("python -m tools.perf")
     assert found["tables"][0]["rows"] == [{"name": "a", "seconds": 1.0}]
     assert found["figures"][0]["reached"] is True
-    assert {"created", "commit", "threads", "precision", "rehearsal"} <= found.keys()
+    assert {"created", "commit", "code", "threads", "precision", "rehearsal"} <= found.keys()
 
 
 def test_a_rehearsal_never_replaces_a_measurement(tmp_path, capsys):
