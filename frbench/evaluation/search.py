@@ -120,12 +120,12 @@ class _Twin(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes), float32, for images (n, c, h, w) in [0, 1]."""
         if self.precision is not torch.float16:
-            return self._logits(_hooked(images, Tensor.contiguous))
+            return self._logits(images)
         scale = _GradientScale()
         logits = scale.up(self._logits(scale.down(images)))
         if bool(logits.isfinite().all()):
             return self._settled(logits, images)
-        own: Tensor = self.model(_hooked(images, Tensor.contiguous))
+        own: Tensor = self.model(images)
         return own
 
     def _logits(self, images: Tensor) -> Tensor:
@@ -181,8 +181,7 @@ class _GradientScale:
                 raise FrbenchError(
                     "a gradient does not fit into the float16 of a fast search; use --search exact"
                 )
-            # The attack libraries reshape a contiguous gradient without a copy.
-            return gradient.contiguous() * self.size.view(-1, 1, 1, 1)
+            return gradient * self.size.view(-1, 1, 1, 1)
 
         return _hooked(images, restored)
 

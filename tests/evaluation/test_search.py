@@ -206,7 +206,7 @@ def test_gradients_far_beyond_float16_keep_their_size_and_direction(
     searcher = search.Searcher(convolutional.model, "fast")
     with searcher.arithmetic(AA, CPU):
         found = gradient(searcher.network, images, sizes)
-    assert found.dtype is torch.float32 and found.is_contiguous()
+    assert found.dtype is torch.float32
     assert not found[-1].any()
     for size, one, other in zip(sizes[:-1], found, expected, strict=False):
         torch.testing.assert_close(one / size, other / size, rtol=0.01, atol=0.01)
