@@ -11,6 +11,7 @@ from types import ModuleType
 from frbench.discovery import BrokenModule, discover
 from frbench.engine.mechanisms import MECHANISMS
 from frbench.engine.recipe import Recipe
+from frbench.engine.settings import Frame
 from frbench.errors import InputError
 from frbench.names import unknown
 
@@ -35,6 +36,10 @@ def defenses() -> tuple[dict[str, Defense], tuple[BrokenModule, ...]]:
         recipe = getattr(module, "recipe", None)
         if not isinstance(recipe, Recipe) or not _owns_its_name(name, recipe, modules):
             unusable.append(BrokenModule(path, 1, _problem(name, recipe)))
+            continue
+        hidden = _hidden_field(recipe)
+        if hidden is not None:
+            unusable.append(BrokenModule(path, 1, hidden))
             continue
         summary = (inspect.getdoc(module) or "").split("\n")[0]
         found[name] = Defense(name, recipe, summary, path)
@@ -61,6 +66,19 @@ def _problem(name: str, recipe: object) -> str:
     return (
         f"its recipe says base='{recipe.base}', which is another file's name; write base='{name}'"
     )
+
+
+def _hidden_field(recipe: Recipe) -> str | None:
+    """What is wrong with a field that `key=value` cannot reach: a setting of the frame bears its
+    name. Those of the attack and of mechanisms stand behind a name and a dot."""
+    kind = type(recipe.objective)
+    for field in kind.model_fields:
+        if field in Frame.model_fields:
+            return (
+                f"the field `{field}` of {kind.__name__} cannot be set, because {field}=VALUE is "
+                f"a setting of every training; rename it, such as to `loss_{field}`"
+            )
+    return None
 
 
 def parse_defense(text: str) -> Defense:

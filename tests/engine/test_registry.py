@@ -100,6 +100,14 @@ BAD = {
         "greater than or equal to 0",
     ),
     "raises": ("raise SystemError('on purpose')\n", 1, "on purpose"),
+    "hidden": (
+        "from defenses.trades import Trades\nfrom frbench.engine import Recipe\n"
+        "class Own(Trades):\n    warmup: int = 3\n"
+        "recipe = Recipe(base='hidden', objective=Own())\n",
+        1,
+        "the field `warmup` of Own cannot be set, because warmup=VALUE is a setting of every "
+        "training; rename it",
+    ),
 }
 
 
