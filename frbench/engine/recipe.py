@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from frbench.engine.inner import InnerAttack
 from frbench.engine.outputs import Outputs
 from frbench.errors import InputError
+from frbench.names import unknown
 
 Branch = Literal["clean", "adversarial"]
 
@@ -121,6 +122,12 @@ class Recipe(BaseModel):
         object.__setattr__(self, "mechanisms", ordered)  # order carries no meaning
         return self
 
+    @model_validator(mode="after")
+    def _branches_are_known(self) -> Self:
+        for part in (self.objective, *self.regularizers):
+            _check_branches(part)
+        return self
+
     def __add__(self, mechanism: Mechanism) -> Recipe:
         """The same recipe with one more mechanism; raises InputError where it makes no sense."""
         return self.rebuilt(mechanisms=(*self.mechanisms, mechanism))
@@ -204,6 +211,17 @@ class Recipe(BaseModel):
 def _kind(part: BaseModel) -> str:
     """Module and class: two files may call different losses by one class name."""
     return f"{type(part).__module__}.{type(part).__qualname__}"
+
+
+def _check_branches(part: Part) -> None:
+    """Raise InputError for a misspelled branch, which would be declared and never forwarded."""
+    where, known = f"{type(part).__name__}.branches", get_args(Branch)
+    names = getattr(part, "branches", None)
+    if not isinstance(names, tuple | list):
+        raise InputError(f"{where} must be a tuple such as ('adversarial',), not {names!r}")
+    for name in names:
+        if name not in known:
+            raise InputError(f"{where}: {unknown('branch', str(name), known)}")
 
 
 def _outsider(mechanism: Mechanism) -> dict[str, str]:

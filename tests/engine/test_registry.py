@@ -82,7 +82,20 @@ def test_what_makes_no_sense_is_refused_with_the_reason(text, said):
 
 # --- files that cannot be used --------------------------------------------------------------------
 
+OWN_BRANCHES = """\
+from frbench.engine import *
+class Own(Objective):
+    branches = BRANCHES
+    def loss(self, outputs):
+        return outputs.adversarial_logits.mean()
+recipe = Recipe(base="branches", objective=Own())
+"""
 BAD = {
+    "branches": (
+        OWN_BRANCHES.replace("BRANCHES", '("clean", "adversial")'),
+        6,
+        "Own.branches: unknown branch 'adversial': did you mean 'adversarial'?",
+    ),
     "no_import": ("import os\nimport nowhere_to_be_found\n", 2, "nowhere_to_be_found"),
     "no_syntax": ("x = 1\n\ndef f(:\n", 3, "syntax error"),
     "no_recipe": ('"""Nothing here."""\n', 1, "defines no `recipe`"),
@@ -125,6 +138,25 @@ def test_broken_file_is_named_with_its_line_and_others_keep_working(name, own_de
         with pytest.raises(InputError, match=rf"defense '{name}' cannot be used: .*{name}.py:"):
             parse_defense(asked)
     assert parse_defense("trades+awp").name == "trades+awp"
+
+
+@pytest.mark.parametrize(
+    ("branches", "said"),
+    [
+        ('("adversarial")', "Own.branches must be a tuple such as .'adversarial',., not 'advers"),
+        ("None", "Own.branches must be a tuple such as .'adversarial',., not None"),
+    ],
+)
+def test_branches_that_are_no_tuple_make_a_file_unusable(own_defenses, branches, said):
+    own_defenses(branches=OWN_BRANCHES.replace("BRANCHES", branches))
+    with pytest.raises(InputError, match=rf"branches\.py:6: .*{said}"):
+        parse_defense("branches")
+
+
+def test_branches_of_a_regularizer_are_looked_up_too(own_defenses):
+    own_defenses(mine=OWN_MECHANISM.replace("KIND", "pairing").replace('"clean"', '"claen"'))
+    with pytest.raises(InputError, match=r"Pairing\.branches: unknown branch 'claen': .*'clean'"):
+        parse_defense("mine")
 
 
 def test_two_files_may_call_different_losses_by_one_class_name(own_defenses):
