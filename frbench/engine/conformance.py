@@ -31,7 +31,7 @@ from frbench.engine.registry import Defense, parse_defense
 from frbench.engine.run import RunFolder
 from frbench.engine.step import TrainingStep
 from frbench.engine.trainer import Trainer
-from frbench.errors import InputError
+from frbench.errors import FrbenchError, InputError
 from frbench.models import Normalized, build_model
 
 IMAGES = 24
@@ -123,7 +123,8 @@ Check = Callable[[Bench], str | None]
 def check_recipe(defense: Defense, names: Iterable[str] | None = None) -> list[CheckResult]:
     """Check one recipe, in seconds on one core.
 
-    A check that raises has failed; its detail names the file and line that raised.
+    A check that raises has failed; its detail names the file and line that raised, or is the one
+    line of a `FrbenchError`.
 
     Args:
         defense: found by `parse_defense`.
@@ -137,6 +138,8 @@ def check_recipe(defense: Defense, names: Iterable[str] | None = None) -> list[C
 def _run(name: str, check: Check, bench: Bench) -> CheckResult:
     try:
         problem = check(bench)
+    except FrbenchError as error:  # says itself what is wrong, and where
+        problem = " ".join(str(error).split())
     except Exception as error:  # a user's loss may raise anything
         frame = traceback.extract_tb(error.__traceback__)[-1]
         own = _own_frame(error, bench.defense) or (frame.filename, frame.lineno)

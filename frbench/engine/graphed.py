@@ -18,6 +18,7 @@ from frbench.engine.device import Device, compile_anew
 from frbench.engine.recipe import Recipe
 from frbench.engine.settings import Frame
 from frbench.engine.step import TrainingStep
+from frbench.errors import FrbenchError
 
 WARM_UP = 3
 WORTH_COMPILING = 10_000
@@ -122,7 +123,7 @@ class GraphedStep(TrainingStep):
             try:
                 self.network = network
                 return self._capture(images, labels, noise, epoch)
-            except torch.OutOfMemoryError:
+            except (torch.OutOfMemoryError, FrbenchError):
                 raise
             except Exception as error:  # compilers and drivers raise whatever they like
                 what = "compiled" if network is not self.model else "captured"

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from frbench.engine.returned import one_number
+
 
 class InnerAttack(BaseModel):
     """Projected gradient ascent in the L-infinity ball (Madry et al. 2018).
@@ -73,7 +75,8 @@ class InnerAttack(BaseModel):
             target = self._target(model, images)
             for _ in range(self.steps):
                 adversarial.requires_grad_(True)
-                loss = self.ascended(model(adversarial).float(), labels, target)
+                value = self.ascended(model(adversarial).float(), labels, target)
+                loss = one_number(self, "ascended", value, gradient=True)
                 (gradient,) = torch.autograd.grad(loss, adversarial)
                 # In place: nothing needs the last iterate any more, and memory is what this costs.
                 adversarial = adversarial.detach().add_(gradient.sign_(), alpha=self.step_size)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from frbench.engine.inner import InnerAttack
 from frbench.engine.outputs import Outputs
+from frbench.engine.returned import one_number
 from frbench.errors import InputError
 from frbench.names import unknown
 
@@ -178,10 +179,17 @@ class Recipe(BaseModel):
         return tuple(r for r in self.regularizers if r.active(epoch))
 
     def loss(self, outputs: Outputs, epoch: int) -> Tensor:
-        """Objective plus the penalties active in `epoch`; a scalar in float32."""
-        loss = self.objective.loss(outputs)
+        """Objective plus the penalties active in `epoch`; a scalar in float32.
+
+        Raises FrbenchError, naming the file, where a part returns anything but a scalar, or the
+        objective one without a gradient.
+        """
+        value = self.objective.loss(outputs)
+        loss = one_number(self.objective, "loss", value, gradient=not _constant(outputs))
         for regularizer in self.active_regularizers(epoch):
-            loss = loss + regularizer.penalty(outputs)
+            # A penalty may be a constant for some batches, such as those without any mistake.
+            penalty = regularizer.penalty(outputs)
+            loss = loss + one_number(regularizer, "penalty", penalty, gradient=False)
         return loss
 
     def branches(self, epoch: int | None = None) -> tuple[Branch, ...]:
@@ -222,6 +230,12 @@ def _check_branches(part: Part) -> None:
     for name in names:
         if name not in known:
             raise InputError(f"{where}: {unknown('branch', str(name), known)}")
+
+
+def _constant(outputs: Outputs) -> bool:
+    """Whether logits that were read have no gradient to pass on, as where a value is worked out."""
+    read = (t for name, t in vars(outputs).items() if name.endswith("_logits"))
+    return any(not logits.requires_grad for logits in read)
 
 
 def _outsider(mechanism: Mechanism) -> dict[str, str]:

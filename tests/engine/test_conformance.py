@@ -77,6 +77,16 @@ FAULTS = {
         "loss and gradients are finite",
         r"mine\.py:6: the loss is -inf",
     ),
+    "loss of one number an image": (
+        loss(HONEST_LOSS.replace("labels)", 'labels, reduction="none")')),
+        "loss and gradients are finite",
+        r"^\S*defenses/mine\.py: Mine\.loss must return one number .* shape \(24,\)",
+    ),
+    "attack that climbs one number an image": (
+        attack(ASCENDED + 'return F.cross_entropy(logits, labels, reduction="none")'),
+        "attack follows its gradient",
+        r"^\S*defenses/mine\.py: Own\.ascended must return one number .* shape \(24,\)",
+    ),
     "loss that raises": (
         loss("F.cross_entropy(outputs.adversarial_logits, outputs.labels[:3])"),
         "loss and gradients are finite",

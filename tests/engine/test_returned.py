@@ -1,0 +1,121 @@
+"""A method that returns anything but one number is named with its file, and waits for no device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from frbench.engine import FrequencyRegularization, InnerAttack, Objective, Recipe
+from frbench.engine.device import Device, find_device
+from frbench.engine.graphed import GraphedStep
+from frbench.engine.scaffold import reference_outputs
+from frbench.engine.settings import Frame
+from frbench.engine.step import TrainingStep
+from frbench.errors import FrbenchError
+
+FRAME = Frame(batch_size=32)
+MISTAKES = {
+    "return": (lambda value: None, "None: is there a `return`"),
+    "item": (lambda value: value.mean().item(), "a float: leave out `.item()`"),
+    "vector": (lambda value: value, "a tensor of shape (32,)"),
+    "one of one": (lambda value: value.mean()[None], "a tensor of shape (1,)"),
+}
+DETACHED = {"detached": (lambda value: value.mean().detach(), "one without: leave out `.detach()`")}
+
+
+def cross_entropies(outputs):
+    return F.cross_entropy(outputs.adversarial_logits, outputs.labels, reduction="none")
+
+
+class Own(Objective):
+    branches = ("adversarial",)
+
+    def loss(self, outputs):
+        return LOSS(cross_entropies(outputs))
+
+
+class OwnPenalty(FrequencyRegularization):
+    def penalty(self, outputs):
+        return PENALTY(cross_entropies(outputs))
+
+
+class OwnAttack(InnerAttack):
+    def ascended(self, logits, labels, target):
+        return ASCENDED(F.cross_entropy(logits, labels, reduction="none"))
+
+
+LOSS = PENALTY = ASCENDED = torch.mean
+
+
+def own(**changes):
+    recipe = Recipe(base="own", objective=Own(), attack=OwnAttack(steps=1))
+    return recipe.rebuilt(**changes)
+
+
+def refused(recipe, model, one_step):
+    """What the step says, in one line."""
+    with pytest.raises(FrbenchError) as caught:
+        one_step(TrainingStep(model, recipe, FRAME, find_device("cpu", "fp32")))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("mistake", [*MISTAKES, *DETACHED])
+def test_a_loss_that_is_no_number_with_a_gradient(mistake, model, one_step, monkeypatch):
+    change, seen = {**MISTAKES, **DETACHED}[mistake]
+    monkeypatch.setitem(globals(), "LOSS", change)
+    said = refused(own(), model, one_step)
+    assert "test_returned.py: Own.loss must return one number with a gradient, not " in said
+    assert seen in said
+    # A penalty brings a gradient of its own, which must not hide that the loss has none.
+    assert refused(own(mechanisms=(FrequencyRegularization(),)), model, one_step) == said
+
+
+@pytest.mark.parametrize("mistake", [*MISTAKES, *DETACHED])
+def test_an_attack_that_ascends_no_number_with_a_gradient(mistake, model, one_step, monkeypatch):
+    change, seen = {**MISTAKES, **DETACHED}[mistake]
+    monkeypatch.setitem(globals(), "ASCENDED", change)
+    said = refused(own(), model, one_step)
+    assert "test_returned.py: OwnAttack.ascended must return one number with a gradient" in said
+    assert seen in said
+    assert model.training and all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_penalty_that_is_no_number(mistake, model, one_step, monkeypatch):
+    change, seen = MISTAKES[mistake]
+    monkeypatch.setitem(globals(), "PENALTY", change)
+    said = refused(own(mechanisms=(OwnPenalty(),)), model, one_step)
+    assert "test_returned.py: OwnPenalty.penalty must return one number as a tensor" in said
+    assert seen in said
+
+
+def test_a_penalty_may_be_a_constant(model, one_step, monkeypatch):
+    monkeypatch.setitem(globals(), "PENALTY", lambda value: torch.ones(()))
+    recipe = own(mechanisms=(OwnPenalty(),))
+    step = TrainingStep(model, recipe, FRAME, find_device("cpu", "fp32"))
+    assert torch.isfinite(one_step(step))
+
+
+def test_a_value_is_worked_out_without_gradients():
+    assert own().loss(reference_outputs(), epoch=0).item() == pytest.approx(0.8852298, abs=1e-6)
+
+
+def test_numbers_on_a_device_are_not_waited_for():
+    """A tensor without values, as on a device that has not come to it yet."""
+    logits = torch.zeros(4, 3, device="meta", requires_grad=True)
+    outputs = reference_outputs()
+    outputs.adversarial_logits = logits
+    outputs.labels = torch.zeros(4, dtype=torch.int64, device="meta")
+    assert own().loss(outputs, epoch=0).device.type == "meta"
+
+
+def test_a_mistake_ends_the_capture_of_a_step_at_once(model, one_step, monkeypatch):
+    """It is no compiler's fault, so nothing slower is tried and nothing is said of that."""
+    monkeypatch.setitem(globals(), "LOSS", MISTAKES["vector"][0])
+    device, said = Device(torch.device("cpu"), "fp32"), []
+    step = GraphedStep(model, own(), FRAME, device, compiled=False, notice=said.append)
+    monkeypatch.setattr(step, "_capture", lambda *args: TrainingStep.update(step, *args))
+    with pytest.raises(FrbenchError, match=r"Own\.loss must return"):
+        one_step(step)
+    assert said == []
