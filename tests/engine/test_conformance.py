@@ -158,6 +158,17 @@ def test_each_fault_is_seen_and_explained(own_defenses, fault):
     assert all("\n" not in detail for detail in found.values())
 
 
+@pytest.mark.parametrize("worth", ["float('nan')", "float('inf')"])
+def test_a_loss_that_is_not_finite_sends_nobody_after_random_numbers(own_defenses, worth):
+    found = failed(own_defenses, loss(f"{HONEST_LOSS} * {worth}"))
+    assert found.keys() == {
+        "loss and gradients are finite",
+        "a resumed run equals an uninterrupted one",
+    }
+    assert all(re.search(r"mine\.py:6: the .* (is|are not) ", said) for said in found.values())
+    assert not re.search("try|saved|/straight", " ".join(found.values()))
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
