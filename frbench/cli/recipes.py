@@ -34,7 +34,7 @@ def check(
     chosen = list(known.values()) if defense is None else [parse_defense(defense)]
     out, honest = plain_console(), []
     for found in chosen:
-        seen = Column("what was seen", overflow="fold")  # nothing is cut on a narrow terminal
+        seen = Column("seen instead", overflow="fold")  # nothing is cut on a narrow terminal
         table = Table("check", "kept", seen, title=found.name, title_justify="left")
         results = check_recipe(found)
         for result in results:

@@ -48,7 +48,7 @@ LAST = 1_000_000
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One promise: whether it was kept, and what was seen."""
+    """One promise: whether it was kept, and what was seen instead if not, else nothing."""
 
     name: str
     passed: bool
@@ -147,7 +147,7 @@ def _run(name: str, check: Check, bench: Bench) -> CheckResult:
         told = [line.strip() for line in str(error).strip().splitlines()[:3]]
         said = ": ".join([type(error).__name__, *told])
         problem = f"{shown(own[0])}:{own[1]}: {said}"
-    return CheckResult(name, problem is None, problem or "kept")
+    return CheckResult(name, problem is None, problem or "")
 
 
 def _own_frame(error: Exception, defense: Defense) -> tuple[str, int | None] | None:
@@ -454,4 +454,5 @@ def _trained(bench: Bench, folder: Path, stops: Iterable[int]) -> dict[str, Tens
 
 
 def _trainer(plan: Plan, data: Dataset, device: Device, folder: Path) -> Trainer:
-    return Trainer(plan, data, device, RunFolder(folder))
+    """Of a run that says nothing: where it goes on would tell a reader of these checks nothing."""
+    return Trainer(plan, data, device, RunFolder(folder), notice=lambda line: None)

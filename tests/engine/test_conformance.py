@@ -211,6 +211,16 @@ def test_a_broken_promise_is_printed_whole_and_costs_nothing_to_count(
     assert "nothing" in seen and "[" not in seen.replace("[0, 1]", "")
 
 
+def test_promises_that_are_kept_are_told_in_one_word_each(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    check("pgd_at")
+    said = capsys.readouterr()
+    told = said.out[: said.out.index("Forward units")]
+    rows = [[cell.strip() for cell in row.split("│")[1:-1]] for row in told.splitlines()]
+    assert [row[1:] for row in rows if row] == [["yes", ""]] * len(CHECKS)
+    assert said.err == ""
+
+
 def test_forward_units_of_every_recipe_declared_counted_and_least():
     table = {cost.defense: cost for cost in forward_units_table(defenses()[0])}
     least = {
