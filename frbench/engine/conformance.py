@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from frbench.data import Dataset, load_dataset, to_float
 from frbench.discovery import shown
 from frbench.engine.device import Device, find_device
+from frbench.engine.inner import InnerAttack, attacking
+from frbench.engine.mechanisms.averages import reestimate_batchnorm
 from frbench.engine.outputs import Outputs
 from frbench.engine.plan import Plan, check_original, resolve
 from frbench.engine.recipe import Recipe
@@ -40,6 +43,8 @@ TRAINED = 320
 """In the training set of the runs that are compared."""
 STEPS = 10
 """Attack steps at which costs are stated."""
+CLIMBED = {"ce": "cross-entropy", "kl": "divergence from the clean prediction"}
+"""What `maximize` says of the attacks whose quantity can be computed without their help."""
 LR = 0.05
 ROUNDING = 1e-6
 LAST = 1_000_000
@@ -159,7 +164,11 @@ def _own_frame(error: Exception, defense: Defense) -> tuple[str, int | None] | N
 
 def where(recipe: Recipe) -> str:
     """File and line of the objective, `defenses/trades.py:25`."""
-    kind = type(recipe.objective)
+    return _line_of(recipe.objective)
+
+
+def _line_of(part: BaseModel) -> str:
+    kind = type(part)
     return f"{shown(inspect.getfile(kind))}:{inspect.getsourcelines(kind)[1]}"
 
 
@@ -243,8 +252,35 @@ def _follows_its_gradient(bench: Bench) -> str | None:
     low, high = (bench.images - eps).clamp(min=0), (bench.images + eps).clamp(max=1)
     moved = (adversarial - (bench.images + noise).clamp(low, high)).abs().max().item()
     if moved > ROUNDING:
-        return None
+        return _climbs(bench) if bench.recipe.attack.maximize in CLIMBED else None
     return "the attack stays at its random start: the gradient that it climbs is zero or NaN"
+
+
+def _climbs(bench: Bench) -> str | None:
+    """What the attack says that it maximizes must be higher at its result than at its start.
+
+    The start is uniform and the steps are small, because near the clean images, where the
+    divergence is least, a large step raises it in whichever direction.
+    """
+    attack, model = bench.recipe.attack, bench.model()
+    reestimate_batchnorm(model, [bench.images])  # by fresh ones, logits hardly differ in eval mode
+    plain = InnerAttack(eps=attack.eps, maximize=attack.maximize)
+    noise = plain.initial_noise(bench.images, torch.Generator().manual_seed(0))
+    slow = attack.model_copy(update={"steps": STEPS, "step_size": attack.eps / STEPS})
+    end = slow.perturb(model, bench.images, bench.labels, noise)
+    with attacking(model, attack.batchnorm), torch.no_grad():
+        target = None if attack.maximize == "ce" else model(bench.images).softmax(dim=1)
+        before, after = (
+            plain.ascended(model(images), bench.labels, target).item()
+            for images in ((bench.images + noise).clamp(0, 1), end)
+        )
+    if after > before:
+        return None
+    return (
+        f"{_line_of(attack)}: says maximize='{attack.maximize}', but the "
+        f"{CLIMBED[attack.maximize]} goes from {before:.4g} at the start to {after:.4g}; check "
+        "the sign, or give `maximize` a value of its own"
+    )
 
 
 # --- the loss -------------------------------------------------------------------------------------

@@ -141,6 +141,11 @@ FAULTS = {
         "attack follows its gradient",
         "zero or NaN",
     ),
+    "attack that descends": (
+        attack(ASCENDED + "return -F.cross_entropy(logits, labels)"),
+        "attack follows its gradient",
+        r"mine\.py:12: says maximize='ce', but the cross-entropy goes from 5.* to 5.*sign",
+    ),
     "attack whose loss is constant": (
         attack(ASCENDED + "return 0 * F.cross_entropy(logits, labels)"),
         "attack follows its gradient",
@@ -167,6 +172,44 @@ def test_a_loss_that_is_not_finite_sends_nobody_after_random_numbers(own_defense
     }
     assert all(re.search(r"mine\.py:6: the .* (is|are not) ", said) for said in found.values())
     assert not re.search("try|saved|/straight", " ".join(found.values()))
+
+
+TURNED = ASCENDED + "return SIGN * super().ascended(logits, labels, target)"
+
+
+@pytest.mark.parametrize("batchnorm", ["eval", "train"])
+@pytest.mark.parametrize("start", ["uniform", "gaussian"])
+@pytest.mark.parametrize("maximize", ["ce", "kl"])
+@pytest.mark.parametrize(("sign", "seen"), [(1, False), (-1, True)])
+@pytest.mark.parametrize("eps", [0.001, 8 / 255])
+def test_an_attack_that_descends_is_seen_in_every_mode_and_no_other(
+    own_defenses, sign, seen, maximize, start, batchnorm, eps
+):
+    settings = f"start='{start}', maximize='{maximize}', batchnorm='{batchnorm}', eps={eps}"
+    body = attack(TURNED.replace("SIGN", str(sign))).replace("Own()", f"Own({settings})")
+    check = "attack follows its gradient"
+    assert (check in failed(own_defenses, body, [check])) is seen
+
+
+@pytest.mark.parametrize(
+    "ascended",
+    [
+        "F.cross_entropy(logits, labels)",
+        "F.multi_margin_loss(logits, labels)",
+        "-logits.gather(1, labels[:, None]).sum()",
+        "super().ascended(logits, labels, target) + logits.square().sum()",
+    ],
+)
+def test_an_attack_that_raises_cross_entropy_in_its_own_way_is_none_that_descends(
+    own_defenses, ascended
+):
+    check = "attack follows its gradient"
+    assert failed(own_defenses, attack(ASCENDED + f"return {ascended}"), [check]) == {}
+
+
+def test_an_attack_that_says_what_else_it_climbs_is_believed(own_defenses):
+    body = attack('    maximize: str = "friendliness"\n' + TURNED.replace("SIGN", "-1"))
+    assert failed(own_defenses, body, ["attack follows its gradient"]) == {}
 
 
 @pytest.mark.parametrize(
