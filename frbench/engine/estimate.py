@@ -50,7 +50,7 @@ class Estimate:
         startup_seconds: first steps: compiling, capturing, choosing kernels.
         train_seconds: all training steps.
         judge_seconds: all judgements, on held-out and on test images.
-        average_seconds: BatchNorm statistics of averaged weights.
+        average_seconds: averaging weights after epochs, and their BatchNorm statistics.
         memory: bytes; the peak that torch allocates on CUDA, else what the process holds.
         watts: drawn while training; None where the device does not tell.
         measured_seconds: what this forecast took.
@@ -258,13 +258,17 @@ class _Probe:
         updated = range(average.start_epoch, frame.epochs, getattr(average, "cycle", 1))
         passes = sum(epoch >= self.done for epoch in updated)
         batches = [images[: self.images] for images, _, _ in islice(self._stream, 2)]
-        seconds = _timed_again(
-            self.device,
-            lambda: average.after_epoch(
-                trainer.average_state, trainer.model, average.start_epoch, lambda: batches
-            ),
-        )
-        return passes * seconds / len(batches) * len(trainer.batches) * self._scale()
+
+        def after_epoch(images: list[Tensor]) -> float:
+            state, model, first = trainer.average_state, trainer.model, average.start_epoch
+            return _timed_again(
+                self.device, lambda: average.after_epoch(state, model, first, lambda: images)
+            )
+
+        # What a pass does once, such as averaging, is not done again for every batch.
+        once = after_epoch([])
+        a_batch = max(0.0, after_epoch(batches) - once) / len(batches) * self._scale()
+        return passes * (once + a_batch * len(trainer.batches))
 
     def _shrink(self) -> tuple[float, float]:
         """Where a full step would take long, time smaller ones.

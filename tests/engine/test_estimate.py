@@ -16,6 +16,7 @@ from frbench.engine import estimate as module
 from frbench.engine import memory, trainer
 from frbench.engine.device import find_device
 from frbench.engine.estimate import estimate
+from frbench.engine.mechanisms import swa
 from frbench.engine.memory import largest_batch, out_of_memory
 from frbench.engine.plan import resolve
 from frbench.engine.step import TrainingStep
@@ -75,11 +76,32 @@ def test_a_forecast_counts_steps_judgements_and_passes(monkeypatch):
     assert plain.train_seconds == pytest.approx(plain.epochs * plain.steps * 4)
     # Four judgements, and two more of the average, which begins with epoch 2.
     assert averaged.judge_seconds == pytest.approx(plain.judge_seconds * 6 / 4)
-    # Two passes over the training images, of which two batches of 8 were timed.
-    assert averaged.average_seconds == pytest.approx(2 * averaged.steps * 4 / 2)
+    # Two updates of the average; on this clock a pass over images is free.
+    assert averaged.average_seconds == pytest.approx(2)
     assert plain.average_seconds == 0
     # 1293 images in 41 steps of four seconds, the last of which has few images.
     assert plain.images_per_second == pytest.approx(1293 / 41 / 4)
+
+
+def test_of_an_average_the_passes_over_images_are_scaled_and_nothing_else(monkeypatch):
+    """On a clock on which an update takes five seconds, and each batch of its pass one more."""
+    honest, seen = swa.reestimate_batchnorm, []
+
+    def watched(model, batches):
+        seen.extend(batches)
+        honest(model, seen)
+
+    def clock(device, work):
+        seen.clear()
+        work()
+        return 5.0 + len(seen)
+
+    monkeypatch.setattr(swa, "reestimate_batchnorm", watched)
+    monkeypatch.setattr(module, "_timed", clock)
+    clean, averaged = forecast("at_swa"), forecast("at_swa", swa__batchnorm="average")
+    # Two updates; batches of 8 images instead of 32 were timed.
+    assert clean.average_seconds == pytest.approx(2 * (5 + clean.steps * 4))
+    assert averaged.average_seconds == pytest.approx(2 * 5)
 
 
 def test_epochs_that_are_done_cost_nothing(monkeypatch):
