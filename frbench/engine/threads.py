@@ -6,6 +6,7 @@ for each other can be slower than one by an order of magnitude.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -23,16 +24,25 @@ def chosen_by_user() -> bool:
     return bool(os.environ.get("OMP_NUM_THREADS"))
 
 
+@functools.cache
+def _usual_threads() -> int:
+    """Torch's own number of threads: that of the first call, so the one before any was tried.
+
+    Were each search to begin where the last one ended, threads could only become fewer.
+    """
+    return torch.get_num_threads()
+
+
 def tune_threads(work: Callable[[], object]) -> int:
     """Set torch to the number of threads that does `work` fastest, and return it.
 
-    Tries torch's present number and its halves down to 1, each by the best of a few runs. The
-    present number stays unless another is faster by `GAIN`.
+    Tries torch's own number and its halves down to 1, each by the best of a few runs. Its own is
+    taken unless another is faster by `GAIN`.
 
     Args:
         work: what is done again and again, such as a training step.
     """
-    usual = torch.get_num_threads()
+    usual = _usual_threads()
     seconds = {count: _seconds(work, count) for count in _halves(usual)}
     fastest = min(seconds, key=lambda count: seconds[count])
     count = fastest if seconds[usual] > GAIN * seconds[fastest] else usual

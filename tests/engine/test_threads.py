@@ -13,7 +13,9 @@ from frbench.engine import threads
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
     before = torch.get_num_threads()
+    threads._usual_threads.cache_clear()
     yield
+    threads._usual_threads.cache_clear()
     torch.set_num_threads(before)
 
 
@@ -58,6 +60,14 @@ def test_one_slow_run_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
         work.now += 50.0 if len(work.tried) == 2 else 0.0
 
     assert threads.tune_threads(disturbed) == 2
+
+
+def test_a_disturbed_search_does_not_take_threads_from_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.set_num_threads(4)
+    assert threads.tune_threads(Work({4: 9.0, 2: 5.0, 1: 0.5}, monkeypatch)) == 1
+    assert threads.tune_threads(Work({4: 1.0, 2: 1.5, 1: 3.0}, monkeypatch)) == 4
 
 
 def test_one_core_has_nothing_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
