@@ -24,6 +24,9 @@ WARM_UP = 3
 WORTH_COMPILING = 10_000
 """Steps of a run from which on compiling (about a minute) pays for itself."""
 
+_PERHAPS_MEMORY = "; if memory is short, a new start with a smaller batch_size may be faster"
+"""Out of memory, torch 2.11 can break a capture and report only that (pytorch issue 159594)."""
+
 
 def to_stderr(line: str) -> None:
     """Where notices go unless somebody shows them otherwise: stdout is for data."""
@@ -128,6 +131,8 @@ class GraphedStep(TrainingStep):
             except Exception as error:  # compilers and drivers raise whatever they like
                 what = "compiled" if network is not self.model else "captured"
                 reason = str(error).strip().split("\n")[0]
+                if "error during capture" in reason:
+                    reason += _PERHAPS_MEMORY
                 self._notice(f"the step cannot be {what} here, going on without: {reason}")
             finally:
                 self.network = self.model

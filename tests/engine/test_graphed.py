@@ -27,7 +27,7 @@ DEVICE = Pretender(torch.device("cpu"), "fp32")
 NOTICE = "the step cannot be captured here, going on without: no driver"
 
 
-def graphed(network, monkeypatch, **notice):
+def graphed(network, monkeypatch, error="no driver\nand a long trace", **notice):
     plan = resolve("pgd_at", preset="smoke")
     step = fastest_step(network, plan.recipe, plan.frame, DEVICE, 1, **notice)
     assert isinstance(step, GraphedStep)
@@ -37,7 +37,7 @@ def graphed(network, monkeypatch, **notice):
         with torch.no_grad():
             for tensor in (*network.parameters(), *network.buffers(), *step.momentum.values()):
                 tensor.fill_(9)
-        raise RuntimeError("no driver\nand a long trace")
+        raise RuntimeError(error)
 
     monkeypatch.setattr(step, "_capture", ruin)
     return step
@@ -53,6 +53,15 @@ def test_whoever_shows_notices_is_told_alone(model, one_step, monkeypatch, capsy
     one_step(graphed(model, monkeypatch, notice=said.append))
     assert said == [NOTICE]
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_broken_capture_may_mean_that_memory_is_short(model, one_step, monkeypatch):
+    """As torch 2.11 reports it; the error that broke the capture is gone."""
+    error = "CUDA error: operation failed due to a previous error during capture\nSearch for"
+    said = []
+    one_step(graphed(model, monkeypatch, error, notice=said.append))
+    assert said[0].endswith("during capture; if memory is short, a new start with a smaller "
+                            "batch_size may be faster")  # fmt: skip
 
 
 def test_a_step_that_cannot_be_captured_trains_as_the_plain_one(make_step, one_step, monkeypatch):
