@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -66,6 +67,9 @@ def forecast(
 ) -> Forecast:
     """What training `plans` will take, and with a `store` also attacking them.
 
+    Then torch has the most threads that any of the trainings wanted: all plans of a call share
+    model and batch, so fewer for one of them are a sign of a moment with other work beside it.
+
     Args:
         plans: what is wanted.
         device: where.
@@ -81,6 +85,7 @@ def forecast(
     trainings: dict[str, Estimate] = {}
     measured: dict[tuple[str, int], Estimate] = {}  # seeds take the same time
     seconds = 0.0
+    threads = 0
     for plan in sorted(plans, key=lambda p: p.recipe.average is None):
         run = finished_run(runs_dir, plan)
         if run is not None and store is None:
@@ -92,12 +97,15 @@ def forecast(
             alike = plan.with_seed(0).saved, done
             if alike not in measured:
                 measured[alike] = estimate(plan, data, device, epochs_done=done)
+                threads = max(threads, torch.get_num_threads())
             trainings[plan.saved] = dataclasses.replace(measured[alike], name=plan.name)
         if store is not None:
             columns = _columns(plan, data, n)
             if run is not None:
                 columns = _without_finished(columns, plan, run, data, store, search, device)
             seconds += _attack_seconds(columns, plan, data, device, search)
+    if threads > torch.get_num_threads():
+        torch.set_num_threads(threads)
     return Forecast(tuple(trainings.values()), seconds)
 
 

@@ -332,6 +332,26 @@ def test_the_seeds_of_a_plan_are_measured_once(
     assert found[0].total_seconds == found[1].total_seconds
 
 
+def test_one_disturbed_forecast_does_not_slow_down_the_trainings_of_a_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = iter((1, 3, 2))
+
+    def tuned(plan: Plan, *args: Any, **options: Any) -> Estimate:
+        found = estimate(plan, *args, **options)
+        torch.set_num_threads(next(wanted))
+        return found
+
+    monkeypatch.setattr(workflow, "estimate", tuned)
+    before = torch.get_num_threads()
+    try:
+        plans = [resolve(name, preset="smoke") for name in ("pgd_at", "mart", "trades")]
+        workflow.forecast(plans, find_device("cpu"), tmp_path / "runs")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_more_images_than_there_are_are_refused_before_the_training(
     bench: Callable[..., Bench], tmp_path: Path
 ) -> None:
