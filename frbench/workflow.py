@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -274,13 +275,26 @@ def train(plan: Plan, device: Device, runs_dir: Path, console: Console) -> RunFo
         return run
     data = load_dataset(plan.frame.dataset)
     run = find_run(runs_dir, plan) or open_run(runs_dir, plan)
-    with storage.locked(run.lock(), wait=False):
+    with _alone(run):
         run.drop_leftovers()
         display = TrainingDisplay(console, run.name, plan.frame.epochs)
         trainer = Trainer(plan, data, device, run, lambda text: console.print(text))
         with display.bar:
             trainer.run(display)
     return run
+
+
+@contextlib.contextmanager
+def _alone(run: RunFolder) -> Iterator[None]:
+    """Hold the lock of a run; Busy says which one another process is training."""
+    try:
+        with storage.locked(run.lock(), wait=False):
+            yield
+    except storage.Busy:
+        raise storage.Busy(
+            f"another process is training {run.name} (it holds {run.lock()}); wait for it to end, "
+            "then run the same command again"
+        ) from None
 
 
 def train_all(

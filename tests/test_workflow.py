@@ -244,7 +244,7 @@ def test_two_processes_do_not_train_one_run(bench: Callable[..., Bench], tmp_pat
     plan = resolve("pgd_at", preset="smoke", overrides={"epochs": "2"})
     with (
         storage.locked(RunFolder(tmp_path / "runs" / plan.name).lock()),
-        pytest.raises(storage.Busy, match="another process holds"),
+        pytest.raises(storage.Busy, match=f"^another process is training {plan.name} .*again$"),
     ):
         bench("pgd_at")
 

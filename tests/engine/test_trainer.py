@@ -433,7 +433,7 @@ def test_a_second_trainer_on_the_same_folder_is_refused(tmp_path, small_digits, 
     process.start()
     try:
         assert ready.wait(30)
-        with pytest.raises(storage.Busy, match="another process holds"):
+        with pytest.raises(storage.Busy, match=f"another process is training {folder.name}"):
             workflow.train(found, find_device("cpu"), tmp_path, console)
     finally:
         done.set()
