@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
-import os
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice, pairwise
-from pathlib import Path
+from itertools import pairwise
 
-import psutil
 import torch
-from torch import Tensor
 
-from frbench.data import Batches, Dataset, Split
+from frbench.data import Dataset
 from frbench.durations import duration
 from frbench.engine.device import Device
-from frbench.engine.inner import InnerAttack
-from frbench.engine.judge import JUDGE_UNITS, Judge
 from frbench.engine.plan import Plan
-from frbench.engine.run import RunFolder
-from frbench.engine.threads import chosen_by_user, tune_threads
-from frbench.engine.trainer import Trainer
-
-CPU_BUDGET = 5.0
-"""Seconds of measuring on a CPU, where twenty steps can take minutes."""
-SLOW = 1.0
-"""Seconds of a step of `_SMALL` images, beyond which each phase is timed by one such step."""
-_SMALL = 8
-LONGEST_ATTACK = 20
-"""Attack steps that are timed; the further ones of a longer attack take as long each."""
+from frbench.engine.probe import Probe
 
 
 @dataclass(frozen=True)
@@ -120,7 +102,8 @@ def estimate(
     On a CPU it measures for about `CPU_BUDGET` seconds, with fewer or smaller steps if need be, and
     first sets torch to the number of threads that trains fastest, unless OMP_NUM_THREADS is set.
     Where a step of a few images takes more than `SLOW` seconds it times little else: the threads
-    stay, and judgements follow from the step. Of an attack it times `LONGEST_ATTACK` steps at most.
+    stay, and judgements follow from the step. Of an attack it times `LONGEST_ATTACK` steps at most
+    (all three of `frbench.engine.probe`).
 
     Args:
         plan: what would be trained.
@@ -134,10 +117,10 @@ def estimate(
         FrbenchError: out of memory; names the batch size that would fit.
     """
     began = time.perf_counter()
-    probe = _Probe(plan, data, device, notice, epochs_done)
+    probe = Probe(plan, data, device, notice)
     try:
         with contextlib.suppress(torch.OutOfMemoryError):
-            return _measured(probe, steps, began)
+            return _measured(probe, steps, epochs_done, began)
         # Outside the handler, whose traceback keeps the tensors alive.
         raise probe.trainer.out_of_memory()
     finally:
@@ -147,174 +130,40 @@ def estimate(
         gc.collect()
 
 
-def _measured(probe: _Probe, steps: int, began: float) -> Estimate:
-    """The estimate; `began` is when its measuring did."""
-    plan, device = probe.plan, probe.device
-    average, epochs = plan.recipe.average, plan.frame.epochs
-    startup, step_seconds = probe.phases(steps)
+def _measured(probe: Probe, steps: int, done: int, began: float) -> Estimate:
+    """The estimate: what was timed, as often as the training does it.
+
+    Args:
+        probe: of the plan, nothing of it timed yet.
+        steps: to time, of every phase.
+        done: epochs that the training does not repeat.
+        began: when the measuring did.
+    """
+    plan, device, batches = probe.plan, probe.device, probe.trainer.batches
+    epochs = plan.frame.epochs
+    startup, step_seconds = probe.phases(_phase_starts(plan, done), steps)
     train = sum(
-        (end - start) * len(probe.trainer.batches) * step_seconds[start]
+        (end - start) * len(batches) * step_seconds[start]
         for start, end in pairwise([*step_seconds, epochs])
     )
     slowest = list(step_seconds.values())[-1]
-    watts = _watts(probe, slowest / probe.whole(epochs - 1)) if device.cuda else None
+    watts = probe.watts(slowest) if device.cuda else None
+    averaged = plan.recipe.average is not None
     return Estimate(
         name=plan.name,
         device=device.describe(),
         epochs=epochs,
-        epochs_done=probe.done,
-        steps=len(probe.trainer.batches),
-        images_per_second=probe.trainer.batches.images / len(probe.trainer.batches) / slowest,
+        epochs_done=done,
+        steps=len(batches),
+        images_per_second=batches.images / len(batches) / slowest,
         startup_seconds=startup,
         train_seconds=train,
-        judge_seconds=probe.judgement(slowest) * _judgements(plan, probe.done),
-        average_seconds=probe.averaging() if average is not None else 0.0,
-        memory=_memory(device),
+        judge_seconds=probe.judgement(slowest) * _judgements(plan, done),
+        average_seconds=probe.averaging() * _passes(plan, done) if averaged else 0.0,
+        memory=probe.memory(),
         watts=watts,
         measured_seconds=time.perf_counter() - began,
     )
-
-
-class _Probe:
-    """A trainer that is never run, whose parts are timed one by one."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        data: Dataset,
-        device: Device,
-        notice: Callable[[str], None],
-        done: int,
-    ) -> None:
-        self.plan, self.device, self.done = plan, device, done
-        if device.cuda:
-            torch.cuda.reset_peak_memory_stats(device.device)
-        self._short = _shortened(plan)
-        self.trainer = Trainer(self._short, data, device, RunFolder(Path(os.devnull)), notice)
-        self.trainer.device.prepare()
-        self.images = plan.frame.batch_size  # of a timed step
-        self._slow = False
-        self._stream = _endless(self.trainer.batches, plan.recipe.attack, device)
-
-    def phases(self, steps: int) -> tuple[float, dict[int, float]]:
-        """Seconds of starting up, and of a full step in each phase by its first epoch."""
-        starts = _phase_starts(self.plan, self.done)
-        startup, measured = 0.0, {}
-        count = steps
-        if not self.device.cuda:
-            startup, small = self._shrink()
-            self._slow = small > SLOW
-            if self._slow:
-                seconds = [*(self.seconds(1, start) for start in starts[:-1]), small]
-                timed = zip(starts, seconds, strict=True)
-                return startup, {start: s * self.whole(start) for start, s in timed}
-            if not chosen_by_user():
-                tune_threads(lambda: self.run(1, 0))
-        for start in starts:
-            first = self.seconds(1, start)
-            if not self.device.cuda:
-                affordable = CPU_BUDGET / 2 / len(starts) / first
-                count = max(1, min(steps, int(affordable)))
-            again = self.seconds(count, start) / count
-            measured[start] = again * self.whole(start)
-            startup += max(0.0, first - again)
-        return startup, measured
-
-    def seconds(self, steps: int, epoch: int) -> float:
-        """Wall-clock seconds of so many steps as they are in `epoch`."""
-        return _timed(self.device, lambda: self.run(steps, epoch))
-
-    def run(self, steps: int, epoch: int) -> None:
-        """Train the throwaway model."""
-        average, trainer = self.plan.recipe.average, self.trainer
-        lr = self.plan.frame.lr
-        for images, labels, noise in islice(self._stream, steps):
-            n = self.images
-            trainer.step(images[:n], labels[:n], noise[:n], epoch=epoch, lr=lr)
-            if average is not None and average.active(epoch):
-                average.after_step(trainer.average_state, trainer.model)
-
-    def judgement(self, step: float) -> float:
-        """Seconds of one judgement, test images included, from a slice of its held-out images."""
-        images, labels = self.trainer.judge.images, self.trainer.judge.labels
-        n = len(labels)
-        if not self.device.cuda:
-            unit = step / self.plan.frame.batch_size / self.plan.recipe.forward_units()
-            if self._slow:
-                return unit * JUDGE_UNITS * (n + self.plan.frame.test_images)
-            n = max(_SMALL, min(n, int(CPU_BUDGET / 4 / unit / JUDGE_UNITS)))
-        judge = Judge(
-            Split(images[:n].cpu(), labels[:n].cpu(), ""),
-            self.trainer.device,
-            self.plan.recipe.attack,
-        )
-        seconds = _timed_again(self.device, lambda: judge(self.trainer.model, 0))
-        return seconds * (len(labels) + self.plan.frame.test_images) / len(labels[:n])
-
-    def averaging(self) -> float:
-        """Seconds of all passes that the weight average still makes over the training images."""
-        average, frame, trainer = self.plan.recipe.average, self.plan.frame, self.trainer
-        assert average is not None
-        updated = range(average.start_epoch, frame.epochs, getattr(average, "cycle", 1))
-        passes = sum(epoch >= self.done for epoch in updated)
-        batches = [images[: self.images] for images, _, _ in islice(self._stream, 2)]
-
-        def after_epoch(images: list[Tensor]) -> float:
-            state, model, first = trainer.average_state, trainer.model, average.start_epoch
-            return _timed_again(
-                self.device, lambda: average.after_epoch(state, model, first, lambda: images)
-            )
-
-        # What a pass does once, such as averaging, is not done again for every batch.
-        once = after_epoch([])
-        a_batch = max(0.0, after_epoch(batches) - once) / len(batches) * self._scale()
-        return passes * (once + a_batch * len(trainer.batches))
-
-    def _shrink(self) -> tuple[float, float]:
-        """Where a full step would take long, time smaller ones.
-
-        Returns:
-            Seconds of starting up, and of a step of `_SMALL` images in the last phase.
-        """
-        batch, epoch = self.images, self.plan.frame.epochs - 1
-        self.images = min(batch, _SMALL)
-        first = self.seconds(1, epoch)
-        # Starting up takes less than that on a busy machine too: a second step would say the same.
-        second = first if first >= 10 * SLOW else self.seconds(1, epoch)
-        full = second * batch / self.images
-        longest = CPU_BUDGET / 10
-        self.images = batch if full <= longest else max(self.images, int(batch * longest / full))
-        return max(0.0, first - second), second
-
-    def whole(self, epoch: int) -> float:
-        """How many timed steps a full step of the plan in `epoch` is worth."""
-        timed = self._short.recipe.forward_units(epoch)
-        return self._scale() * self.plan.recipe.forward_units(epoch) / timed
-
-    def _scale(self) -> float:
-        return self.plan.frame.batch_size / self.images
-
-
-def _shortened(plan: Plan) -> Plan:
-    """The plan with an attack of at most `LONGEST_ATTACK` steps."""
-    attack = plan.recipe.attack
-    steps = min(attack.steps, LONGEST_ATTACK)
-    recipe = plan.recipe.rebuilt(attack=attack.model_copy(update={"steps": steps}))
-    return dataclasses.replace(plan, recipe=recipe)
-
-
-def _endless(
-    batches: Batches, attack: InnerAttack, device: Device
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Images, labels and noise of one step after another.
-
-    No method of the probe: a generator that holds the probe which holds it would keep the model and
-    its captured step on the GPU until garbage is collected, in the way of the real training.
-    """
-    generator = torch.Generator(device.device).manual_seed(0)
-    while True:
-        for batch in batches.epoch(0):
-            yield batch.images, batch.labels, attack.initial_noise(batch.images, generator)
 
 
 def _phase_starts(plan: Plan, done: int) -> list[int]:
@@ -342,50 +191,9 @@ def _judgements(plan: Plan, done: int) -> int:
     return len(judged) + sum(average.active(epoch) for epoch in judged)
 
 
-def _timed(device: Device, work: Callable[[], object]) -> float:
-    _wait(device)
-    begin = time.perf_counter()
-    work()
-    _wait(device)
-    return time.perf_counter() - begin
-
-
-def _timed_again(device: Device, work: Callable[[], object]) -> float:
-    """Seconds that `work` takes from the second time on; on CUDA the first one chooses kernels."""
-    if device.cuda:
-        work()
-    return _timed(device, work)
-
-
-def _wait(device: Device) -> None:
-    if device.cuda:
-        torch.cuda.synchronize(device.device)
-
-
-def _memory(device: Device) -> int:
-    if device.cuda:
-        return int(torch.cuda.max_memory_allocated(device.device))
-    return int(psutil.Process().memory_info().rss)
-
-
-def _watts(probe: _Probe, step: float) -> float | None:
-    """Power while the device works through queued steps; None if nvidia-smi does not tell."""
-    device = probe.device.device
-    probe.run(max(1, int(2 / step)), probe.plan.frame.epochs - 1)
-    watts = None
-    with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
-        found = subprocess.run(
-            [
-                "nvidia-smi",
-                f"--id=GPU-{torch.cuda.get_device_properties(device).uuid}",
-                "--query-gpu=power.draw",
-                "--format=csv,noheader,nounits",
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-        watts = float(found.stdout.strip())
-    _wait(probe.device)
-    return watts
+def _passes(plan: Plan, done: int) -> int:
+    """Updates of the weight average that are left."""
+    average = plan.recipe.average
+    assert average is not None
+    updated = range(average.start_epoch, plan.frame.epochs, getattr(average, "cycle", 1))
+    return sum(epoch >= done for epoch in updated)

@@ -13,7 +13,7 @@ import torch
 from frbench.data import load_dataset
 from frbench.durations import duration
 from frbench.engine import estimate as module
-from frbench.engine import memory, trainer
+from frbench.engine import memory, probe, trainer
 from frbench.engine.device import find_device
 from frbench.engine.estimate import estimate
 from frbench.engine.mechanisms import swa
@@ -52,25 +52,25 @@ def test_a_forecast_names_every_cost_and_writes_nothing(tmp_path, monkeypatch):
 
 def test_nothing_of_a_forecast_stays_in_memory(monkeypatch):
     """On a GPU the training that follows may need all of it."""
-    probes = []
+    trainers = []
     measured = module._measured
 
-    def watched(probe, steps, began):
-        probes.append(weakref.ref(probe.trainer))
-        return measured(probe, steps, began)
+    def watched(probe, *args):
+        trainers.append(weakref.ref(probe.trainer))
+        return measured(probe, *args)
 
     monkeypatch.setattr(module, "_measured", watched)
     gc.disable()
     try:
         forecast("at_fr_swa")
-        assert [probe() for probe in probes] == [None]
+        assert [trainer() for trainer in trainers] == [None]
     finally:
         gc.enable()
 
 
 def test_a_forecast_counts_steps_judgements_and_passes(monkeypatch):
     """On a clock on which every measurement takes one second."""
-    monkeypatch.setattr(module, "_timed", lambda device, work: (work(), 1.0)[1])
+    monkeypatch.setattr(probe, "_timed", lambda device, work: (work(), 1.0)[1])
     plain, averaged = forecast("at_fr"), forecast("at_fr_swa")
     # Batches of 8 instead of 32 were timed, so that a step takes four of these seconds.
     assert plain.train_seconds == pytest.approx(plain.epochs * plain.steps * 4)
@@ -97,7 +97,7 @@ def test_of_an_average_the_passes_over_images_are_scaled_and_nothing_else(monkey
         return 5.0 + len(seen)
 
     monkeypatch.setattr(swa, "reestimate_batchnorm", watched)
-    monkeypatch.setattr(module, "_timed", clock)
+    monkeypatch.setattr(probe, "_timed", clock)
     clean, averaged = forecast("at_swa"), forecast("at_swa", swa__batchnorm="average")
     # Two updates; batches of 8 images instead of 32 were timed.
     assert clean.average_seconds == pytest.approx(2 * (5 + clean.steps * 4))
@@ -106,7 +106,7 @@ def test_of_an_average_the_passes_over_images_are_scaled_and_nothing_else(monkey
 
 def test_epochs_that_are_done_cost_nothing(monkeypatch):
     """On a clock on which every measurement takes one second; FR and SWA start with epoch 2."""
-    monkeypatch.setattr(module, "_timed", lambda device, work: (work(), 1.0)[1])
+    monkeypatch.setattr(probe, "_timed", lambda device, work: (work(), 1.0)[1])
     plan, data = resolve("at_fr_swa", preset="smoke"), load_dataset("digits")
     whole, two, one, none = (
         estimate(plan, data, CPU, steps=1, epochs_done=done) for done in (0, 2, 3, 4)
@@ -134,9 +134,9 @@ def test_where_a_small_step_is_long_little_is_timed(monkeypatch):
     def never(*_):
         raise AssertionError("this takes minutes")
 
-    monkeypatch.setattr(module, "_timed", clock)
-    monkeypatch.setattr(module, "chosen_by_user", lambda: False)
-    monkeypatch.setattr(module, "tune_threads", never)
+    monkeypatch.setattr(probe, "_timed", clock)
+    monkeypatch.setattr(probe, "chosen_by_user", lambda: False)
+    monkeypatch.setattr(probe, "tune_threads", never)
     found = forecast("at_fr")
     assert len(timed) == 2  # a step without FR, a step with it
     assert found.train_seconds == pytest.approx(found.epochs * found.steps * 40)
@@ -155,7 +155,7 @@ def test_of_a_long_attack_few_steps_are_timed(monkeypatch):
         return honest(step, *batch)
 
     monkeypatch.setattr(TrainingStep, "attack", watched)
-    monkeypatch.setattr(module, "_timed", lambda device, work: (work(), 1.0)[1])
+    monkeypatch.setattr(probe, "_timed", lambda device, work: (work(), 1.0)[1])
     usual = forecast("pgd_at", attack__steps="20")
     found = forecast("pgd_at", attack__steps="100000")
     assert set(timed) == {20}
@@ -175,13 +175,13 @@ def test_long_durations_and_low_rates_can_be_read():
 
 
 def test_rare_judgements_cost_less(monkeypatch):
-    monkeypatch.setattr(module, "_timed", lambda device, work: (work(), 1.0)[1])
+    monkeypatch.setattr(probe, "_timed", lambda device, work: (work(), 1.0)[1])
     every, rare = forecast("pgd_at"), forecast("pgd_at", validation_every="3")
     assert rare.judge_seconds == pytest.approx(every.judge_seconds / 2)  # epochs 2 and 3
 
 
 def test_watched_test_images_cost_as_much_as_held_out_ones(monkeypatch):
-    monkeypatch.setattr(module, "_timed", lambda device, work: (work(), 1.0)[1])
+    monkeypatch.setattr(probe, "_timed", lambda device, work: (work(), 1.0)[1])
     plain, watched = forecast("at_swa"), forecast("at_swa", test_images="50")
     # The preset judges 100 held-out images.
     assert watched.judge_seconds == pytest.approx(plain.judge_seconds * 150 / 100)
@@ -266,5 +266,5 @@ def test_on_a_gpu_what_is_timed_has_run_before(monkeypatch, cuda):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
     where = dataclasses.replace(CPU, device=torch.device("cuda" if cuda else "cpu"))
     calls = []
-    module._timed_again(where, lambda: calls.append(1))
+    probe._timed_again(where, lambda: calls.append(1))
     assert len(calls) == 1 + cuda
