@@ -20,6 +20,7 @@ from frbench.errors import FrbenchError
 _REASONS = {
     errno.ENOSPC: "no space left on the device; free some and run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some and run the same command again",
+    errno.EFBIG: "the file system or ulimit -f allows no file as large; choose another folder",
     errno.EACCES: "permission denied; choose a folder that you may write to",
     errno.EPERM: "permission denied; choose a folder that you may write to",
     errno.EROFS: "the file system is read-only; choose another folder",

@@ -27,6 +27,7 @@ def _failing(number: int):
     [
         (errno.ENOSPC, "no space left on the device; free some"),
         (errno.EDQUOT, "quota"),
+        (errno.EFBIG, "ulimit -f allows no file as large; choose another folder"),
         (errno.EACCES, "permission denied; choose a folder"),
         (errno.EROFS, "read-only"),
         (errno.EIO, os.strerror(errno.EIO)),
