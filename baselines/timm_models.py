@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from frbench.errors import FrbenchError, InputError
+from frbench.errors import FrbenchError, InputError, first_line
 from frbench.models import Normalization, Normalized, weights_digest
 from frbench.models.outside import OutsideModel, refuse_options
 from frbench.names import unknown
@@ -31,9 +31,8 @@ def load(reference: str, *, architecture: str | None, normalization: str | None)
     try:
         net = timm.create_model(reference, pretrained=True)
     except Exception as error:  # hub and file errors of many kinds, all with the same remedy
-        why = str(error).strip().split("\n")[0]
         raise FrbenchError(
-            f"cannot get timm's weights for '{reference}': {why}; {own_weights}"
+            f"cannot get timm's weights for '{reference}': {first_line(error)}; {own_weights}"
         ) from error
     constants = Normalization(tuple(config.mean), tuple(config.std))
     name = f"timm:{reference}"

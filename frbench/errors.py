@@ -13,3 +13,9 @@ class InputError(FrbenchError):
     """What the user asked for cannot be done as asked (exit code 2)."""
 
     exit_code = 2
+
+
+def first_line(error: BaseException | str) -> str:
+    """What another library's error says first, for one line of ours; its class if it is silent."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip() if lines else type(error).__name__

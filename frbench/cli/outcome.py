@@ -9,7 +9,7 @@ from typing import Any, cast
 import typer
 from rich.console import Console
 
-from frbench.errors import FrbenchError
+from frbench.errors import FrbenchError, first_line
 
 # typer carries a click of its own and exports, of its usage errors, only this heir.
 _UsageError = cast("type[Exception]", typer.BadParameter.__base__)
@@ -59,17 +59,15 @@ def explained(error: Exception) -> int | None:
         where = f"{error.filename}: " if error.filename else ""
         return say(f"{where}{os.strerror(error.errno) if error.errno else error}", 1)
     if type(error).__name__ == "AcceleratorError":  # torch's; importing it here would take seconds
-        reason = str(error).strip().split("\n")[0]
         return say(
-            f"the GPU failed ({reason}): what was saved is whole; the same command goes on from "
-            "there once the GPU is back, or with --device cpu",
+            f"the GPU failed ({first_line(error)}): what was saved is whole; the same command goes "
+            "on from there once the GPU is back, or with --device cpu",
             1,
         )
     if type(error).__name__ == "OutOfMemoryError":  # torch's as well
-        reason = str(error).strip().split(".")[0].split("\n")[0] or "out of memory"
         return say(
-            f"{reason}: free the GPU, or use another with --device; what was saved is whole, and "
-            "the same command goes on from there",
+            f"{first_line(error).split('.')[0]}: free the GPU, or use another with --device; what "
+            "was saved is whole, and the same command goes on from there",
             1,
         )
     return None

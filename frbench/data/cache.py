@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from frbench import storage
 from frbench.data.types import Dataset, make_split
-from frbench.errors import FrbenchError
+from frbench.errors import FrbenchError, first_line
 
 FORMAT = "1"
 
@@ -66,7 +66,7 @@ def read(name: str) -> Dataset | None:
     except OSError as error:
         raise FrbenchError(f"cannot read {path}: {error.strerror or error}") from error
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise DamagedError(f"{type(error).__name__}: {error}".split("\n")[0]) from error
+        raise DamagedError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def _read(path: Path, name: str) -> Dataset:

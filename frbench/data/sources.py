@@ -19,6 +19,8 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn
 
+from frbench.errors import first_line
+
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.integer]
 
@@ -83,7 +85,7 @@ def reason(error: OSError) -> str:
         where = f" ({inner.filename})" if inner.filename else ""
         hint = "; free some" if inner.errno == errno.ENOSPC else ""
         return os.strerror(inner.errno) + where + hint
-    return str(inner).split("\n")[0]
+    return first_line(inner)
 
 
 @contextmanager
@@ -96,7 +98,8 @@ def torchvision_download() -> Iterator[None]:
     except OSError as error:
         raise UnavailableError(reason(error)) from error
     except (RuntimeError, EOFError, HTTPException) as error:
-        what = str(error).split("\n")[0] or type(error).__name__
-        raise UnavailableError(f"the download is damaged and was deleted ({what})") from error
+        raise UnavailableError(
+            f"the download is damaged and was deleted ({first_line(error)})"
+        ) from error
     finally:
         socket.setdefaulttimeout(before)

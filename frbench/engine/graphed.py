@@ -18,7 +18,7 @@ from frbench.engine.device import Device, compile_anew
 from frbench.engine.recipe import Recipe
 from frbench.engine.settings import Frame
 from frbench.engine.step import TrainingStep
-from frbench.errors import FrbenchError
+from frbench.errors import FrbenchError, first_line
 
 WARM_UP = 3
 WORTH_COMPILING = 10_000
@@ -130,7 +130,7 @@ class GraphedStep(TrainingStep):
                 raise
             except Exception as error:  # compilers and drivers raise whatever they like
                 what = "compiled" if network is not self.model else "captured"
-                reason = str(error).strip().split("\n")[0]
+                reason = first_line(error)
                 if "error during capture" in reason:
                     reason += _PERHAPS_MEMORY
                 self._notice(f"the step cannot be {what} here, going on without: {reason}")

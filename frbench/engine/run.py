@@ -23,7 +23,7 @@ from frbench import storage
 from frbench.engine.mechanisms import AVERAGES, MECHANISMS
 from frbench.engine.plan import Plan
 from frbench.engine.source import source_digest
-from frbench.errors import InputError
+from frbench.errors import InputError, first_line
 
 
 @dataclass
@@ -112,7 +112,7 @@ class RunFolder:
                 with safe_open(path, framework="pt"):
                     pass
             except (SafetensorError, OSError) as error:
-                why = str(error).split("\n")[0] if path.is_file() else "no such file"
+                why = first_line(error) if path.is_file() else "no such file"
                 raise InputError(
                     f"damaged run: cannot read weights {path}: {why}; "
                     f"move the folder {self.path} away to train it again"
@@ -144,9 +144,9 @@ class RunFolder:
                 progress = Progress(**json.loads(file.metadata()["progress"]))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            why = str(error).split("\n")[0]
             raise InputError(
-                f"damaged checkpoint {path}: {why}; move it away to train this run from the start"
+                f"damaged checkpoint {path}: {first_line(error)}; move it away to train this run "
+                "from the start"
             ) from None
         return tensors, progress
 

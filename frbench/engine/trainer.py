@@ -28,7 +28,7 @@ from frbench.engine.recipe import WeightAverage
 from frbench.engine.run import Progress, RunFolder
 from frbench.engine.source import source_digest
 from frbench.engine.threads import chosen_by_user
-from frbench.errors import FrbenchError, InputError
+from frbench.errors import FrbenchError, InputError, first_line
 from frbench.models import NORMALIZATIONS, Normalized, WeightsMeta, blank_model, save_weights
 from frbench.provenance import provenance
 
@@ -362,8 +362,9 @@ def _check_takes(model: Normalized, shape: Sequence[int]) -> None:
         raise
     except Exception as error:  # networks assert and raise whatever they like
         size = "x".join(str(part) for part in shape)
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"the architecture cannot take images of {size}: {reason}") from None
+        raise InputError(
+            f"the architecture cannot take images of {size}: {first_line(error)}"
+        ) from None
     finally:
         model.train()
 

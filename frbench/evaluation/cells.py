@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from frbench import storage
 from frbench.attacks.spec import AttackSpec
-from frbench.errors import InputError
+from frbench.errors import InputError, first_line
 
 SCHEMA = 1
 ROBUST, BROKEN, UNSEEN = "1", "0", "."
@@ -235,7 +235,7 @@ def _first(error: ValidationError | UnicodeDecodeError) -> str:
         return str(error)
     first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"])
-    message = str(first["msg"]).split("\n")[0]
+    message = first_line(first["msg"])
     return f"{place}: {message}" if place else message
 
 

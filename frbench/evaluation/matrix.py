@@ -24,7 +24,7 @@ from frbench import storage
 from frbench.attacks import AttackSpec
 from frbench.data import Dataset, Split
 from frbench.engine.presets import EVALUATION_BATCH
-from frbench.errors import FrbenchError, InputError
+from frbench.errors import FrbenchError, InputError, first_line
 from frbench.evaluation import costs, numerics, provenance
 from frbench.evaluation.cells import UNSEEN, Cell, CellStore, DataRange, ModelRecord
 from frbench.evaluation.progress import Reporter
@@ -208,8 +208,9 @@ def _runner(
             numerics.correct(target.model, few, truth, classes=classes, name=name, seed=0)
     except (RuntimeError, ValueError) as error:
         shape = "x".join(str(size) for size in few.shape[1:])
-        reason = str(error).split("\n")[0]
-        raise InputError(f"model '{name}' cannot take images of {shape}: {reason}") from error
+        raise InputError(
+            f"model '{name}' cannot take images of {shape}: {first_line(error)}"
+        ) from error
     searcher = Searcher(target.model, search)
     chunk = costs.probe_images(device, unfinished[0].batch)
     images = numerics.as_images(pixels[:chunk], device)

@@ -14,7 +14,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from frbench.errors import InputError
+from frbench.errors import InputError, first_line
 from frbench.models.architectures import TIMM, architectures, build_model
 from frbench.models.normalization import Normalization, Normalized
 
@@ -83,8 +83,9 @@ def read_checkpoint(path: Path) -> Any:
             "save the state dict alone, in the project that made it"
         ) from None
     except Exception as error:  # a damaged pickle makes torch call its own parts with anything
-        why = str(error).strip().split("\n")[0]
-        raise InputError(f"cannot read {path}: damaged or not a weights file ({why})") from None
+        raise InputError(
+            f"cannot read {path}: damaged or not a weights file ({first_line(error)})"
+        ) from None
 
 
 def read_foreign(path: Path) -> ForeignWeights:

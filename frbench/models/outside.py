@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import torch
 from torch import nn
 
-from frbench.errors import InputError
+from frbench.errors import InputError, first_line
 from frbench.models.normalization import NORMALIZATIONS, Normalization, Normalized
 from frbench.models.weights import weights_digest
 
@@ -106,8 +106,9 @@ def check_model(module: nn.Module, images: torch.Tensor, classes: int) -> None:
         with torch.no_grad():
             logits = module(images)
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
-        why = str(error).strip().split("\n")[0]
-        raise InputError(f"the model does not take images of {shape}: {why}") from None
+        raise InputError(
+            f"the model does not take images of {shape}: {first_line(error)}"
+        ) from None
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != len(images):
         what = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise InputError(f"the model gives {what} for {len(images)} images, not one row of logits")

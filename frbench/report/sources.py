@@ -10,7 +10,7 @@ from typing import Any
 
 from frbench.audit import Audit, read_audits
 from frbench.engine.run import RunFolder
-from frbench.errors import InputError
+from frbench.errors import InputError, first_line
 from frbench.evaluation.cells import Cell
 from frbench.leaderboard.rows import Leaderboard, Row
 from frbench.leaderboard.selection import load_cells
@@ -89,8 +89,9 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        what = str(error).split("\n")[0]
-        raise InputError(f"damaged file {path}: {what}; move it away and make it again") from None
+        raise InputError(
+            f"damaged file {path}: {first_line(error)}; move it away and make it again"
+        ) from None
 
 
 def _curves(board: Leaderboard, runs_dir: Path) -> Iterable[RunCurve]:
