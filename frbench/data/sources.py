@@ -56,11 +56,6 @@ class Source:
     from_user: bool = False
 
 
-def say(message: str) -> None:
-    """One plain line on stderr."""
-    Console(stderr=True).print(message, soft_wrap=True, markup=False, highlight=False)
-
-
 def progress(*columns: ProgressColumn) -> Progress:
     """A bar on stderr that disappears when done; without a terminal there is none."""
     console = Console(stderr=True)

@@ -7,7 +7,6 @@ inside it can be compiled first, which fuses what lies between the convolutions.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from frbench.engine.recipe import Recipe
 from frbench.engine.settings import Frame
 from frbench.engine.step import TrainingStep
 from frbench.errors import FrbenchError, first_line
+from frbench.notices import to_stderr
 
 WARM_UP = 3
 WORTH_COMPILING = 10_000
@@ -26,11 +26,6 @@ WORTH_COMPILING = 10_000
 
 _PERHAPS_MEMORY = "; if memory is short, a new start with a smaller batch_size may be faster"
 """Out of memory, torch 2.11 can break a capture and report only that (pytorch issue 159594)."""
-
-
-def to_stderr(line: str) -> None:
-    """Where notices go unless somebody shows them otherwise: stdout is for data."""
-    print(line, file=sys.stderr)
 
 
 def make_step(

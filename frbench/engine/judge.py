@@ -11,11 +11,11 @@ from torch import Tensor
 from frbench.data import Split
 from frbench.data.batches import to_float
 from frbench.engine.device import Device
-from frbench.engine.graphed import to_stderr
 from frbench.engine.inner import InnerAttack
 from frbench.errors import FrbenchError
 from frbench.models import Normalized
 from frbench.models.folding import Folded
+from frbench.notices import to_stderr
 
 _STEPS = 20
 JUDGE_UNITS = 2 * _STEPS + 2

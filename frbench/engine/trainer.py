@@ -18,7 +18,7 @@ from torch import Tensor
 from frbench.data import DATASETS, Batches, Dataset, Split, derive_seed, holdout
 from frbench.data.types import held_out
 from frbench.engine.device import Device
-from frbench.engine.graphed import make_step, to_stderr
+from frbench.engine.graphed import make_step
 from frbench.engine.judge import Judge, Judgement
 from frbench.engine.mechanisms.averages import averaged_tensors, empty_state, updates
 from frbench.engine.memory import out_of_memory
@@ -30,6 +30,7 @@ from frbench.engine.source import source_digest
 from frbench.engine.threads import chosen_by_user
 from frbench.errors import FrbenchError, InputError, first_line
 from frbench.models import NORMALIZATIONS, Normalized, WeightsMeta, blank_model, save_weights
+from frbench.notices import to_stderr
 from frbench.provenance import provenance
 
 COLLAPSED = 0.1

@@ -6,7 +6,6 @@ it. Its key names all that can change its value; where and when it was made is k
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from frbench import storage
 from frbench.attacks.spec import AttackSpec
 from frbench.errors import InputError, first_line
+from frbench.notices import to_stderr
 
 SCHEMA = 1
 ROBUST, BROKEN, UNSEEN = "1", "0", "."
@@ -199,7 +199,7 @@ class CellStore:
             try:
                 cells.append(read_cell(path))
             except InputError as error:
-                print(f"frbench: left out: {error}", file=sys.stderr)
+                to_stderr(f"frbench: left out: {error}")
         return cells
 
 

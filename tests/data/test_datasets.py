@@ -73,6 +73,16 @@ def test_cache_root_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert cache_root() == Path.home() / ".cache/frbench"
 
 
+def test_a_path_that_looks_like_markup_is_told_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FRBENCH_CACHE", str(tmp_path / ":cat: [red]"))
+    fetch_dataset("digits")
+    captured = capsys.readouterr()
+    assert str(cache_path("digits")) in captured.err and ":cat: [red]" in captured.err
+    assert captured.out == ""
+
+
 def damage(path: Path, how: str) -> None:
     content = bytearray(path.read_bytes())
     if how == "flipped bit":
