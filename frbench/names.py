@@ -13,7 +13,11 @@ _SHOWN = 12
 """Names that fit on a line."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str], *, order: bool = True) -> InputError:
+class UnknownName(InputError):
+    """A name that does not exist, as distinct from one that cannot serve here."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], *, order: bool = True) -> UnknownName:
     """The error for a name that does not exist, naming the nearest known one.
 
     Args:
@@ -25,14 +29,14 @@ def unknown(kind: str, name: str, known: Iterable[str], *, order: bool = True) -
     choices = sorted(set(known)) if order else list(dict.fromkeys(known))
     near = difflib.get_close_matches(name.lower(), choices, n=1, cutoff=0.5)
     if near:
-        return InputError(f"unknown {kind} '{name}': did you mean '{near[0]}'?")
+        return UnknownName(f"unknown {kind} '{name}': did you mean '{near[0]}'?")
     more = f" and {len(choices) - _SHOWN} more" if len(choices) > _SHOWN else ""
     shown = ", ".join(choices[:_SHOWN]) or "none"
-    return InputError(f"unknown {kind} '{name}': known: {shown}{more}")
+    return UnknownName(f"unknown {kind} '{name}': known: {shown}{more}")
 
 
 def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
-    """The entry called `name`; raises InputError with the nearest known name."""
+    """The entry called `name`; raises UnknownName with the nearest known name."""
     if name not in table:
         raise unknown(kind, name, table)
     return table[name]

@@ -17,6 +17,7 @@ import torch
 from frbench.errors import InputError, first_line
 from frbench.models.architectures import TIMM, architectures, build_model
 from frbench.models.normalization import Normalization, Normalized
+from frbench.names import UnknownName
 
 # Where projects keep the network in a checkpoint, the first that is there wins. `rmodel` is MAIR's,
 # `net` pytorch-cifar's, `last` that of checkpoints which hold their best and last state.
@@ -201,10 +202,9 @@ def _difference(weights: ForeignWeights, architecture: str) -> str | None:
     """The first tensor in which the weights are not this architecture's; None when they fit."""
     try:
         expected = _shapes(architecture, weights.classes, weights.channels)
+    except UnknownName:
+        raise  # the user's mistake; that the network takes another number of channels is not
     except InputError as error:
-        # A name that does not exist is the user's mistake; another number of channels is not.
-        if "unknown" in str(error):
-            raise
         return str(error)
     tensors = _renamed(weights, expected).tensors
     for name, shape in expected.items():

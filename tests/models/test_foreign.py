@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 from frbench.errors import InputError
-from frbench.models import NORMALIZATIONS, build_model
+from frbench.models import NORMALIZATIONS, build_model, foreign
 from frbench.models.foreign import (
     ForeignWeights,
     detect_architecture,
@@ -182,6 +182,25 @@ def test_an_architecture_that_nobody_knows_is_a_near_miss_with_its_guess(tmp_pat
     torch.save(state, tmp_path / "w.pt")
     with pytest.raises(InputError, match=r"nearest is 'wrn-10-1' \(9\d%.*attention\.weight"):
         detect_architecture(read_foreign(tmp_path / "w.pt"))
+
+
+def test_an_architecture_that_refuses_the_images_is_a_difference_whatever_it_says(
+    tmp_path, monkeypatch
+):
+    torch.save(network_state("tiny", channels=1), tmp_path / "weights.pt")
+    weights = read_foreign(tmp_path / "weights.pt")
+
+    def build_model(architecture, **options):
+        if architecture == "timm:odd":
+            raise InputError("timm cannot build 'odd' for 1 channels: an unknown stem")
+        return foreign_build_model(architecture, **options)
+
+    foreign_build_model = foreign.build_model
+    monkeypatch.setattr(foreign, "build_model", build_model)
+    with pytest.raises(InputError, match=r"does not fit 'timm:odd': .* they fit 'tiny'"):
+        fit(weights, "timm:odd")
+    with pytest.raises(InputError, match=r"^unknown timm model"):
+        fit(weights, "timm:no_such_network")
 
 
 def test_unknown_architecture_names_the_nearest_name(tmp_path):
