@@ -28,8 +28,9 @@ from frbench.engine.recipe import WeightAverage
 from frbench.engine.run import Progress, RunFolder
 from frbench.engine.source import source_digest
 from frbench.engine.threads import chosen_by_user
-from frbench.errors import FrbenchError, InputError, first_line
+from frbench.errors import FrbenchError, InputError
 from frbench.models import NORMALIZATIONS, Normalized, WeightsMeta, blank_model, save_weights
+from frbench.models.sizes import taking
 from frbench.notices import to_stderr
 from frbench.provenance import provenance
 
@@ -357,17 +358,9 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 def _check_takes(model: Normalized, shape: Sequence[int]) -> None:
     """Raise InputError if the network, which is in train mode, is made for other images."""
     image = torch.zeros(1, *shape, device=next(model.parameters()).device)
-    try:
+    with taking("the architecture", shape):
         model.eval()(image)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # networks assert and raise whatever they like
-        size = "x".join(str(part) for part in shape)
-        raise InputError(
-            f"the architecture cannot take images of {size}: {first_line(error)}"
-        ) from None
-    finally:
-        model.train()
+    model.train()
 
 
 def initial_model(plan: Plan, meta: WeightsMeta, device: Device) -> Normalized:

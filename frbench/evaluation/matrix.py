@@ -24,13 +24,14 @@ from frbench import storage
 from frbench.attacks import AttackSpec
 from frbench.data import Dataset, Split
 from frbench.engine.presets import EVALUATION_BATCH
-from frbench.errors import FrbenchError, InputError, first_line
+from frbench.errors import FrbenchError, InputError
 from frbench.evaluation import costs, numerics, provenance
 from frbench.evaluation.cells import UNSEEN, Cell, CellStore, DataRange, ModelRecord
 from frbench.evaluation.progress import Reporter
 from frbench.evaluation.runner import Runner, sequence
 from frbench.evaluation.search import PRECISION, Search, Searcher, precision
 from frbench.evaluation.target import Target
+from frbench.models.sizes import taking
 
 _POLL_SECONDS = 0.5
 
@@ -203,14 +204,8 @@ def _runner(
     few = numerics.as_images(pixels[: costs.PROBE_IMAGES], device)
     truth = labels[: costs.PROBE_IMAGES].to(device)
     name = target.record.name
-    try:
-        with costs.enough_memory(few):
-            numerics.correct(target.model, few, truth, classes=classes, name=name, seed=0)
-    except (RuntimeError, ValueError) as error:
-        shape = "x".join(str(size) for size in few.shape[1:])
-        raise InputError(
-            f"model '{name}' cannot take images of {shape}: {first_line(error)}"
-        ) from error
+    with costs.enough_memory(few), taking(f"model '{name}'", few.shape[1:]):
+        numerics.correct(target.model, few, truth, classes=classes, name=name, seed=0)
     searcher = Searcher(target.model, search)
     chunk = costs.probe_images(device, unfinished[0].batch)
     images = numerics.as_images(pixels[:chunk], device)

@@ -47,7 +47,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def check_model(model: nn.Module, name: str) -> None:
+def check_ready(model: nn.Module, name: str) -> None:
     """Raise InputError unless the model is in eval mode, all of it, and has float32 weights."""
     for part, module in model.named_modules():
         if module.training:  # a BatchNorm would judge by its batch, and learn from it

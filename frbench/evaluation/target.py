@@ -50,6 +50,6 @@ class Target:
 
         Raises InputError for a model in training mode, or with other than float32 weights.
         """
-        numerics.check_model(self.model, self.record.name)
+        numerics.check_ready(self.model, self.record.name)
         with numerics.full_precision(self.device), numerics.frozen(self.model):
             yield self.device

@@ -18,7 +18,7 @@ from frbench.errors import FrbenchError, InputError
 from frbench.evaluation.cells import ModelRecord
 from frbench.evaluation.target import Target
 from frbench.evaluation.views import changes, row_name
-from frbench.models.outside import Adapter, OutsideModel, check_model, confirm, renormalized
+from frbench.models.outside import Adapter, OutsideModel, confirm, renormalized, try_model
 from frbench.names import lookup
 
 # Enough to tell a wrong normalization, which costs tens of points; a CPU takes seconds for these.
@@ -114,7 +114,7 @@ def _trusted(model: OutsideModel, device: torch.device) -> OutsideModel:
         return _noted(model, f"not confirmed on images ({error})")
     images, labels = _sample(dataset, device)
     try:
-        check_model(model.module, images[:8], len(dataset.classes))
+        try_model(model.module, images[:8], len(dataset.classes))
     except InputError as error:
         raise InputError(f"{model.target}: {error}") from None
     if model.certainty == "verified":

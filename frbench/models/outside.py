@@ -14,8 +14,9 @@ from typing import Literal, Protocol
 import torch
 from torch import nn
 
-from frbench.errors import InputError, first_line
+from frbench.errors import InputError
 from frbench.models.normalization import NORMALIZATIONS, Normalization, Normalized
+from frbench.models.sizes import taking
 from frbench.models.weights import weights_digest
 
 Certainty = Literal["verified", "declared", "guessed"]
@@ -88,7 +89,7 @@ def refuse_options(scheme: str, **options: str | None) -> None:
             raise InputError(f"'{scheme}' brings its own {name}: leave out '{value}'")
 
 
-def check_model(module: nn.Module, images: torch.Tensor, classes: int) -> None:
+def try_model(module: nn.Module, images: torch.Tensor, classes: int) -> None:
     """One forward pass of a few images, before hours are spent on attacks.
 
     Args:
@@ -101,14 +102,8 @@ def check_model(module: nn.Module, images: torch.Tensor, classes: int) -> None:
     """
     if images.min() < 0 or images.max() > 1:
         raise InputError(f"images must lie in [0, 1], not [{images.min():.3g}, {images.max():.3g}]")
-    shape = "x".join(str(side) for side in images.shape[1:])
-    try:
-        with torch.no_grad():
-            logits = module(images)
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
-        raise InputError(
-            f"the model does not take images of {shape}: {first_line(error)}"
-        ) from None
+    with torch.no_grad(), taking("the model", images.shape[1:]):
+        logits = module(images)
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != len(images):
         what = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise InputError(f"the model gives {what} for {len(images)} images, not one row of logits")

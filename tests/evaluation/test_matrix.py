@@ -359,6 +359,10 @@ class Odd(nn.Module):
         return self.bend(self.layer(images.flatten(1)))
 
 
+def larger_images_only() -> Tensor:
+    raise AssertionError("height 8, not 224")
+
+
 @pytest.mark.parametrize(
     ("bend", "said"),
     [
@@ -367,7 +371,8 @@ class Odd(nn.Module):
         (lambda z: z[:, :, None], "maps 20 images to shape"),
         (lambda z: (z, None), "returns a tuple: expected logits alone"),
         (lambda z: z.half(), "returns torch.float16: verdicts need float32"),
-        (lambda z: z @ torch.ones(3, 3), "cannot take images of 1x8x8"),
+        (lambda z: z @ torch.ones(3, 3), "model 'small' cannot take images of 1x8x8: mat1"),
+        (lambda z: larger_images_only(), "cannot take images of 1x8x8: height 8, not 224"),
     ],
 )
 def test_models_that_do_not_fit_are_refused(

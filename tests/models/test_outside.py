@@ -8,7 +8,7 @@ from torch import nn
 
 from frbench.errors import InputError
 from frbench.models import NORMALIZATIONS, Normalized, weights_digest
-from frbench.models.outside import OutsideModel, check_model, confirm, renormalized
+from frbench.models.outside import OutsideModel, confirm, renormalized, try_model
 
 CIFAR = NORMALIZATIONS["cifar10"]
 
@@ -108,19 +108,19 @@ IMAGES = torch.rand(4, 3, 32, 32)
 )
 def test_senseless_logits_are_refused(answer, message):
     with pytest.raises(InputError, match=message):
-        check_model(Fixed(answer), IMAGES, 10)
+        try_model(Fixed(answer), IMAGES, 10)
 
 
 def test_a_model_of_another_input_size_is_refused():
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 224 * 224, 10))
-    with pytest.raises(InputError, match="does not take images of 3x32x32: mat1 and mat2"):
-        check_model(net, IMAGES, 10)
+    with pytest.raises(InputError, match="the model cannot take images of 3x32x32: mat1 and mat2"):
+        try_model(net, IMAGES, 10)
 
 
 def test_images_outside_the_unit_range_are_refused():
     with pytest.raises(InputError, match=r"\[0, 1\]"):
-        check_model(Fixed(torch.zeros(4, 10)), IMAGES * 255, 10)
+        try_model(Fixed(torch.zeros(4, 10)), IMAGES * 255, 10)
 
 
 def test_a_sound_model_passes():
-    check_model(Fixed(torch.zeros(4, 10)), IMAGES, 10)
+    try_model(Fixed(torch.zeros(4, 10)), IMAGES, 10)
