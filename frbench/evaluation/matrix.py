@@ -80,21 +80,19 @@ def evaluate(
     wanted = [blank_cell(target.record, spec, data, seed, batch, search, where) for spec in specs]
     unfinished = [cell for cell in map(lambda c: store.find(c) or c, wanted) if not cell.complete]
     if unfinished:
-        pixels = part.images[data.start : data.stop]
+        images = part.images[data.start : data.stop]
         labels = part.labels[data.start : data.stop]
+        classes = len(dataset.classes)
         with target.ready():
-            runner = _runner(
-                target,
-                search,
-                unfinished,
-                pixels,
-                labels,
-                len(dataset.classes),
-                where,
-                store,
-                console,
-            )
-            with runner.reporter.bar, _counted(runner.searcher.network, runner.reporter):
+            _try_model(target, images, labels, classes, where)
+            searcher = Searcher(target.model, search)
+            if searcher.compiled and console:
+                console.print("compiling the model for the search: minutes, the first time ...")
+            speed = _speed(searcher, images, labels, unfinished[0], where)
+            reporter = Reporter(console, speed, unfinished)
+            reporter.plan()
+            runner = Runner(target.model, searcher, images, labels, classes, where, store, reporter)
+            with reporter.bar, _counted(searcher.network, reporter):
                 _fill(runner, unfinished)
     return [_finished(store, cell) for cell in wanted]
 
@@ -189,41 +187,33 @@ def blank_cell(
     return cell
 
 
-def _runner(
-    target: Target,
-    search: Search,
-    unfinished: list[Cell],
-    pixels: Tensor,
-    labels: Tensor,
-    classes: int,
-    device: torch.device,
-    store: CellStore,
-    console: Console | None,
-) -> Runner:
-    """Try the model on a few images, and with its speed make the plan and the runner."""
-    few = numerics.as_images(pixels[: costs.PROBE_IMAGES], device)
+def _try_model(
+    target: Target, images: Tensor, labels: Tensor, classes: int, device: torch.device
+) -> None:
+    """Raise InputError, before anything is planned, for a model that does not fit the images."""
+    few = numerics.as_images(images[: costs.PROBE_IMAGES], device)
     truth = labels[: costs.PROBE_IMAGES].to(device)
     name = target.record.name
     with costs.enough_memory(few), taking(f"model '{name}'", few.shape[1:]):
         numerics.correct(target.model, few, truth, classes=classes, name=name, seed=0)
-    searcher = Searcher(target.model, search)
-    chunk = costs.probe_images(device, unfinished[0].batch)
-    images = numerics.as_images(pixels[:chunk], device)
-    if search == "compiled" and console:
-        console.print("compiling the model for the search: minutes, the first time ...")
+
+
+def _speed(
+    searcher: Searcher, images: Tensor, labels: Tensor, cell: Cell, device: torch.device
+) -> costs.Speed:
+    """What searching costs, measured as `cell` will search; a twin is compiled here, if it can."""
+    chunk = costs.probe_images(device, cell.batch)
+    few, truth = numerics.as_images(images[:chunk], device), labels[:chunk].to(device)
     try:
-        with searcher.arithmetic(unfinished[0].attack, device):
-            speed = costs.measure(searcher.network, images, labels[:chunk].to(device), eps=8 / 255)
+        with searcher.arithmetic(cell.attack, device):
+            return costs.measure(searcher.network, few, truth, eps=8 / 255)
     except RuntimeError as error:  # of which torch's compiler raises many kinds
-        if search != "compiled" or isinstance(error, torch.OutOfMemoryError):
+        if not searcher.compiled or isinstance(error, torch.OutOfMemoryError):
             raise
         reason = " ".join(str(error).split("\n")[:2])  # who raised, then what
         raise FrbenchError(
-            f"torch cannot compile '{name}' here: {reason}; use --search fast"
+            f"torch cannot compile '{cell.model.name}' here: {reason}; use --search fast"
         ) from error
-    reporter = Reporter(console, speed, unfinished)
-    reporter.plan()
-    return Runner(target.model, searcher, pixels, labels, classes, device, store, reporter)
 
 
 @contextlib.contextmanager

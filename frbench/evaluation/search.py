@@ -51,10 +51,12 @@ class Searcher:
 
     Attributes:
         network: for the attacks to call: the model, or its faster twin.
+        compiled: whether the first batches of that twin compile it.
     """
 
     def __init__(self, model: nn.Module, search: Search) -> None:
-        self._twin = None if search == "exact" else _Twin(model, compiled=search == "compiled")
+        self.compiled = search == "compiled"
+        self._twin = None if search == "exact" else _Twin(model, compiled=self.compiled)
         self.network: nn.Module = self._twin or model
 
     @contextlib.contextmanager
