@@ -21,12 +21,12 @@ from rich.table import Table
 from frbench.analysis import estimates, output
 from frbench.analysis.estimates import Estimate
 from frbench.engine.mechanisms import AVERAGES
+from frbench.engine.run import METRICS, RunFolder
 from frbench.errors import InputError
 from frbench.evaluation.cells import Cell
 from frbench.evaluation.resolve import run_of
 from frbench.names import unknown
 
-METRICS = "metrics.jsonl"
 SPLITS = {"val": "validation", "test": "test"}
 ABLATION = ("pgd_at", "at_swa", "at_fr", "at_fr_swa")
 _CHOOSE = "keep the cells of one suite in a results folder of their own"
@@ -163,24 +163,20 @@ def read_curve(run: Path) -> Curve:
     A run with `validation_every` above 1 has epochs that were not judged; they are no points.
 
     Raises:
-        InputError: no metrics, a damaged line, or a line without epoch and validation accuracies.
+        InputError: no metrics, a damaged line, or an epoch without its validation accuracies.
     """
     path = run / METRICS
     if not path.is_file():
         raise InputError(f"no {METRICS} in {run}: is it a run folder, and has an epoch finished?")
     rows: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        if not line.strip():
+    for row in RunFolder(run).metrics():
+        if "val_clean" not in row and "train_loss" in row:
             continue
-        try:
-            row = json.loads(line)
-            if "val_clean" not in row and "train_loss" in row:
-                continue
-            epoch = int(row["epoch"]) + 1  # counted from 1, as everywhere that people look
-            rows[epoch] = {**row, "epoch": epoch}
-            float(row["val_clean"]), float(row["val_pgd20"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"damaged metrics {path}:{number}: {error!r}") from None
+        epoch = row["epoch"] + 1  # counted from 1, as everywhere that people look
+        for key in ("val_clean", "val_pgd20"):
+            if not isinstance(row.get(key), int | float):
+                raise InputError(f"damaged metrics {path}: epoch {epoch} has no number '{key}'")
+        rows[epoch] = {**row, "epoch": epoch}
     if not rows:
         raise InputError(f"{path} has no judged epoch yet")
     return Curve(run.name, pd.DataFrame([rows[epoch] for epoch in sorted(rows)]))

@@ -25,6 +25,8 @@ from frbench.engine.plan import Plan
 from frbench.engine.source import source_digest
 from frbench.errors import InputError, first_line
 
+METRICS = "metrics.jsonl"
+
 
 @dataclass
 class Progress:
@@ -51,7 +53,7 @@ class RunFolder:
 
     def drop_leftovers(self) -> None:
         """Remove files that a kill left half-written; for whoever holds the lock."""
-        for names in ("*.safetensors", "metrics.jsonl", "run.json"):
+        for names in ("*.safetensors", METRICS, "run.json"):
             storage.drop_leftovers(self.path, names, age=0)
 
     def weights(self, view: str) -> Path:
@@ -128,7 +130,7 @@ class RunFolder:
     def write_metrics(self, progress: Progress) -> None:
         """Write metrics.jsonl anew; a kill may have kept a checkpoint's last line from it."""
         lines = "".join(json.dumps(line) + "\n" for line in progress.metrics)
-        storage.write_text(self.path / "metrics.jsonl", lines)
+        storage.write_text(self.path / METRICS, lines)
 
     def load_checkpoint(self) -> tuple[dict[str, Tensor], Progress] | None:
         """Tensors and progress of the last finished epoch; None before the first.
@@ -151,14 +153,28 @@ class RunFolder:
         return tensors, progress
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One dictionary an epoch, oldest first."""
-        path = self.path / "metrics.jsonl"
+        """One dictionary an epoch, oldest first, with its `epoch` counted from 0.
+
+        Raises:
+            InputError: names the first line that is damaged.
+        """
+        path = self.path / METRICS
         try:
-            return [json.loads(line) for line in path.read_text().splitlines()]
+            lines = path.read_bytes().splitlines()
         except FileNotFoundError:
             return []
-        except ValueError as error:
-            raise InputError(f"damaged metrics {path}: {error}") from None
+        return [_epoch(line, f"{path}:{n}") for n, line in enumerate(lines, start=1) if line]
+
+
+def _epoch(line: bytes, where: str) -> dict[str, Any]:
+    """One line of the metrics; a kill leaves none half-written, a copy may."""
+    try:
+        content = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"damaged metrics {where}: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("epoch"), int):
+        raise InputError(f"damaged metrics {where}: no epoch")
+    return content
 
 
 _SETTINGS = {"defense": str, "preset": str, "protocol": str, "seed": int, "frame": dict}

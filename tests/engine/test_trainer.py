@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 from itertools import islice
 
@@ -549,6 +548,7 @@ def test_folder_without_run_and_damaged_metrics_are_named(tmp_path):
         RunFolder(tmp_path / "nothing").info()
     run = finished(tmp_path, plan())
     assert run.metrics() == []
-    (run.path / "metrics.jsonl").write_text(json.dumps({"epoch": 0}) + "\n{")
-    with pytest.raises(InputError, match="damaged metrics"):
-        run.metrics()
+    for damaged in (b"{", b"[]", b"3", b'{"train_loss": 1.0}', b'{"epoch": null}', b'{"epoch\xff'):
+        (run.path / "metrics.jsonl").write_bytes(b'{"epoch": 0}\n' + damaged)
+        with pytest.raises(InputError, match=r"damaged metrics .*metrics\.jsonl:2"):
+            run.metrics()
