@@ -28,11 +28,13 @@ OptionalPercent = Annotated[
 ]
 
 
-class _Data(BaseModel):
+class Data(BaseModel):
+    """A part of a file in `DATA_FOLDER`: what it does not know is an error."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Source(_Data):
+class Source(Data):
     """Where the numbers of a table were read."""
 
     title: str
@@ -42,7 +44,7 @@ class Source(_Data):
     transcribed: str = Field(description="date, ISO 8601")
 
 
-class PaperRow(_Data):
+class PaperRow(Data):
     """One method of the paper's Table 2; accuracies in percent."""
 
     method: str
@@ -62,7 +64,7 @@ class PaperRow(_Data):
         return {name: getattr(self, name) for name in ("clean", "fgsm", "pgd20", "cw", "aa")}
 
 
-class _PaperTable(_Data):
+class _PaperTable(Data):
     """What both tables are of."""
 
     source: Source
@@ -97,7 +99,7 @@ class PaperTable2(_PaperTable):
         return (self.dataset, self.threat_model) == (dataset, threat_model)
 
 
-class LowpassRow(_Data):
+class LowpassRow(Data):
     """Accuracy in percent of one model on one kind of input at each bandwidth."""
 
     model: Literal["natural", "robust"]
@@ -113,7 +115,7 @@ class PaperTable1(_PaperTable):
     rows: tuple[LowpassRow, ...]
 
 
-class RobustBenchEntry(_Data):
+class RobustBenchEntry(Data):
     """One model of RobustBench, as its own data say; accuracies in percent."""
 
     dataset: str
@@ -151,7 +153,7 @@ class RobustBenchEntry(_Data):
         return "synthetic" if self.mentions_synthetic else "none"
 
 
-class SnapshotInfo(_Data):
+class SnapshotInfo(Data):
     """Which state of RobustBench the snapshot shows."""
 
     repository: str
@@ -175,7 +177,7 @@ class SnapshotInfo(_Data):
         return f"robustbench-{self.sha256[:8]}.csv"
 
 
-class Snapshot(_Data):
+class Snapshot(Data):
     """RobustBench's entries at one commit."""
 
     info: SnapshotInfo

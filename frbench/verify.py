@@ -15,12 +15,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from rich.console import Console
 
 from frbench import storage, workflow
 from frbench.attacks import specs
-from frbench.discovery import PROJECT_ROOT
 from frbench.engine.device import Device
 from frbench.engine.plan import Plan
 from frbench.engine.presets import find_preset
@@ -29,8 +28,9 @@ from frbench.errors import InputError
 from frbench.evaluation import Cell, CellStore
 from frbench.evaluation.provenance import deciding_versions
 from frbench.leaderboard.statistics import seed_summary, wilson
+from frbench.published import DATA_FOLDER, Data
 
-BANDS = PROJECT_ROOT / "baselines" / "data" / "verify_bands.json"
+BANDS = DATA_FOLDER / "verify_bands.json"
 RULE = (
     "mean over seeds, plus and minus the larger of 3 sample standard deviations and half of "
     "Wilson's 95 % interval of that many images; percent; gap is PGD-20 less AutoAttack, in points"
@@ -40,11 +40,7 @@ COLUMNS = ("clean", "pgd20", "aa")
 CURVES = {"clean": "val_clean", "pgd20": "val_pgd20"}
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Band(_Data):
+class Band(Data):
     """Percent, or points for the gap; both ends belong to it."""
 
     low: float
@@ -55,7 +51,7 @@ class Band(_Data):
         return value - min(max(value, self.low), self.high)
 
 
-class EpochBands(_Data):
+class EpochBands(Data):
     """Held-out accuracies of the plain weights after one epoch (from 0)."""
 
     epoch: int
@@ -63,7 +59,7 @@ class EpochBands(_Data):
     pgd20: Band
 
 
-class Measured(_Data):
+class Measured(Data):
     """How bands were measured."""
 
     command: str
@@ -74,7 +70,7 @@ class Measured(_Data):
     versions: dict[str, str]
 
 
-class DefenseBands(_Data):
+class DefenseBands(Data):
     """The bands of one recipe in one preset."""
 
     defense: str
@@ -87,7 +83,7 @@ class DefenseBands(_Data):
     measured: Measured
 
 
-class BandsFile(_Data):
+class BandsFile(Data):
     """`baselines/data/verify_bands.json`."""
 
     format: int = 1

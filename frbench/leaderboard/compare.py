@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from frbench.engine.mechanisms import AVERAGES
 from frbench.errors import InputError
 from frbench.evaluation.cells import BROKEN, ROBUST, Cell, ModelRecord
 from frbench.leaderboard import statistics
 from frbench.leaderboard.columns import columns_of
-from frbench.leaderboard.rows import Column, Difference
+from frbench.leaderboard.rows import Column, Difference, Part
 from frbench.leaderboard.scores import paired_difference, percent
 from frbench.leaderboard.selection import full_name, load_cells, pick, spec_id, task_of
 from frbench.leaderboard.table import build
@@ -22,11 +22,7 @@ MCNEMAR = "McNemar's exact test on the same images"
 FISHER = "Fisher's exact test, as no image was seen by both"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class PairedImages(_Part):
+class PairedImages(Part):
     """The images that both rows have seen, by who is right on them."""
 
     start: int
@@ -39,7 +35,7 @@ class PairedImages(_Part):
     images_only_b: tuple[int, ...]
 
 
-class AttackComparison(_Part):
+class AttackComparison(Part):
     """One attack that both rows have finished; accuracies are percent on `n_a` and `n_b` images."""
 
     column: Column
@@ -54,7 +50,7 @@ class AttackComparison(_Part):
     paired: PairedImages | None
 
 
-class RowComparison(_Part):
+class RowComparison(Part):
     """Everything that two rows share."""
 
     label_a: str

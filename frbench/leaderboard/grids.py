@@ -145,7 +145,7 @@ def accuracy_grid(table: Table) -> Grid:
             *(Entry(str(getattr(row.model, field) or "-")) for field in varying),
             *(score_entry(row.scores.get(c.key), len(row.members)) for c in table.columns),
             *([score_entry(row.worst_case)] if attacked else []),
-            *([_rank(row)] if table.ranked_by else []),
+            *([rank_entry(row)] if table.ranked_by else []),
         )
         for row in table.rows
     )
@@ -172,7 +172,7 @@ def accuracy_grid(table: Table) -> Grid:
 def row_label(row: Row, mark: str = "") -> Entry:
     """With a mark, the number of seeds, and a dagger when published numbers are out of reach."""
     seeds = f"{len(row.members)} seeds" if row.members else ""
-    return Entry(row.label + ("" if row.model.comparable else " †") + mark, seeds)
+    return Entry(row.marked_label + mark, seeds)
 
 
 def _varying(table: Table) -> list[str]:
@@ -184,11 +184,9 @@ def _varying(table: Table) -> list[str]:
     ]
 
 
-def _rank(row: Row) -> Entry:
-    if row.rank is None:
-        return Entry("-")
-    best, worst = row.rank
-    return Entry(str(best) if best == worst else f"{best}-{worst}")
+def rank_entry(row: Row) -> Entry:
+    """The rank, or the range of ranks that the data leave open."""
+    return Entry("-" if row.rank is None else str(row.rank))
 
 
 def model_grid(table: Table) -> Grid:

@@ -17,11 +17,13 @@ from frbench.published import PaperTable2, RobustBenchEntry, SnapshotInfo
 FORMAT = 1
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """What is read and printed but never changed; `model` is a word of ours, not pydantic's."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-class CellRef(_Part):
+class CellRef(Part):
     """Where a number came from: a cell, of which the table may use only a part."""
 
     key: str
@@ -36,7 +38,7 @@ class CellRef(_Part):
     provenance: dict[str, object]
 
 
-class Score(_Part):
+class Score(Part):
     """One accuracy with all that it takes to trust it."""
 
     accuracy: float = Field(description="percent; the mean when there are several seeds")
@@ -52,7 +54,7 @@ class Score(_Part):
     cells: tuple[CellRef, ...] = ()
 
 
-class Difference(_Part):
+class Difference(Part):
     """Percentage points, a minus b."""
 
     points: float
@@ -62,7 +64,7 @@ class Difference(_Part):
     p_value: float | None = None
 
 
-class Neighbour(_Part):
+class Neighbour(Part):
     """A published entry beside a measured row."""
 
     entry: RobustBenchEntry
@@ -71,7 +73,7 @@ class Neighbour(_Part):
     difference: Difference | None = Field(description="ours minus theirs, with our interval")
 
 
-class Neighbours(_Part):
+class Neighbours(Part):
     """The entries of the same task, radius, network and data class, or why there are none."""
 
     entries: tuple[Neighbour, ...] = ()
@@ -80,7 +82,7 @@ class Neighbours(_Part):
     reason: str = ""
 
 
-class Row(_Part):
+class Row(Part):
     """One model, or one recipe over several seeds, on the images of its table."""
 
     label: str
@@ -101,8 +103,13 @@ class Row(_Part):
     )
     members: tuple[Row, ...] = Field(default=(), description="one row a seed")
 
+    @property
+    def marked_label(self) -> str:
+        """With a dagger when published numbers are out of reach."""
+        return self.label if self.model.comparable else f"{self.label} †"
 
-class Column(_Part):
+
+class Column(Part):
     """One attack with one setting."""
 
     key: str
@@ -111,7 +118,7 @@ class Column(_Part):
     attack: AttackSpec
 
 
-class Table(_Part):
+class Table(Part):
     """Rows that may be compared: one dataset, threat model, range of images and precision."""
 
     title: str
@@ -131,7 +138,7 @@ class Table(_Part):
     notes: tuple[str, ...] = ()
 
 
-class Leaderboard(_Part):
+class Leaderboard(Part):
     """Everything that a format prints."""
 
     format: int = FORMAT

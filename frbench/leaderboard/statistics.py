@@ -48,6 +48,9 @@ class RankRange(NamedTuple):
     best: int
     worst: int
 
+    def __str__(self) -> str:
+        return str(self.best) if self.best == self.worst else f"{self.best}-{self.worst}"
+
 
 @dataclass(frozen=True)
 class PairCounts:

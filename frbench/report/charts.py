@@ -124,7 +124,7 @@ def _measured(table: Table, column: Column) -> list[Point]:
             points.append(
                 Point(
                     key=str(place),
-                    label=row.label + ("" if row.model.comparable else " †"),
+                    label=row.marked_label,
                     source="measured",
                     clean=clean.accuracy,
                     robust=robust.accuracy,

@@ -25,6 +25,7 @@ from frbench.leaderboard.grids import (
     leaderboard_grids,
     neighbour_grids,
     number,
+    rank_entry,
     score_entry,
 )
 from frbench.leaderboard.rows import Leaderboard, Row, Score, Table
@@ -192,11 +193,8 @@ def _score_value(score: Score | None, key: str, seeds: int) -> Value:
 
 
 def _rank_value(row: Row) -> Value:
-    if row.rank is None:
-        return Value(Entry("-"), None)
-    best, worst = row.rank
-    text = str(best) if best == worst else f"{best}-{worst}"
-    return Value(Entry(text), best + worst / 1000)
+    rank = row.rank
+    return Value(rank_entry(row), None if rank is None else rank.best + rank.worst / 1000)
 
 
 def _filters(table: Table) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -248,7 +246,7 @@ def paper_grid(board: Leaderboard) -> Grid | None:
             keys = {c.attack.name: c.key for c in table.columns}
             rows += [
                 (
-                    Entry(row.label + ("" if row.model.comparable else " †")),
+                    Entry(row.marked_label),
                     Entry(f"measured, {row.model.architecture}, n = {table.n:,}"),
                     *(
                         score_entry(row.scores.get(keys.get(name, "")), len(row.members))
