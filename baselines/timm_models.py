@@ -16,6 +16,8 @@ _DATASETS = {10: "cifar10", 100: "cifar100"}
 def load(reference: str, *, architecture: str | None, normalization: str | None) -> OutsideModel:
     """The pretrained model, from timm's cache or its hub, behind the normalization timm states."""
     refuse_options(f"timm:{reference}", architecture=architecture, normalization=normalization)
+    if not reference:
+        raise InputError("'timm:' needs the name of a model, as in 'timm:NAME'")
     timm = importlib.import_module("timm")  # seconds, and every target looks at this file
     if not timm.is_model(reference):
         raise unknown("timm model", reference, timm.list_models())

@@ -6,6 +6,7 @@ import functools
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,18 +76,40 @@ def read_checkpoint(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle's protocol; the errors say enough
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if found is None:
-            raise InputError(f"cannot read {path}: not a weights file, or damaged") from None
-        raise InputError(
-            f"refused {path}: it holds '{found[1]}', which only running its code could load; "
-            "save the state dict alone, in the project that made it"
-        ) from None
     except Exception as error:  # a damaged pickle makes torch call its own parts with anything
-        raise InputError(
-            f"cannot read {path}: damaged or not a weights file ({first_line(error)})"
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    """The error for a file that could not be opened: what it is, rather than how opening failed."""
+    if isinstance(error, OSError):
+        return InputError(f"cannot read {path}: {error.strerror or first_line(error)}")
+    unpickling = isinstance(error, pickle.UnpicklingError)
+    code = re.search(r"GLOBAL ([\w.]+)", str(error)) if unpickling else None
+    if code or _is_torchscript(path):
+        what = f"it holds '{code[1]}'" if code else "it is a TorchScript archive"
+        return InputError(
+            f"refused {path}: {what}, which only running its code could load; "
+            "save the state dict alone, in the project that made it"
+        )
+    with path.open("rb") as file:
+        start = file.read(1024)
+    if not start:
+        return InputError(f"cannot read {path}: not a weights file, it is empty")
+    if min(start) >= ord("\t"):  # what lies below is in every binary format, and in no text
+        return InputError(f"cannot read {path}: not a weights file, it is text")
+    if unpickling:  # torch explains its own options then
+        return InputError(f"cannot read {path}: not a weights file, or damaged")
+    return InputError(f"cannot read {path}: damaged or not a weights file ({first_line(error)})")
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether torch.jit has saved the file; it alone writes the constants of the code."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
 
 
 def read_foreign(path: Path) -> ForeignWeights:
@@ -134,7 +157,7 @@ def detect_architecture(weights: ForeignWeights) -> str:
     """The architecture whose tensors these are, by names and shapes.
 
     Raises:
-        InputError: none fits; names the nearest and the first tensor that differs.
+        InputError: none fits; names the nearest, if any is near, and the first tensor that differs.
     """
     ours = [*architectures(), *_wide_resnet_name(weights.tensors)]
     for candidates in (ours, _TIMM_CANDIDATES):
@@ -142,9 +165,15 @@ def detect_architecture(weights: ForeignWeights) -> str:
             if _difference(weights, name) is None:
                 return name
     nearest = max(ours, key=lambda name: _similarity(weights, name))
+    share = f"{_similarity(weights, nearest):.0%}"
+    if share == "0%":
+        raise InputError(
+            f"cannot tell the architecture of {weights.path}: none of ours has such tensors; "
+            "name one of timm's with '--arch timm:NAME'"
+        )
     raise InputError(
         f"cannot tell the architecture of {weights.path}; nearest is '{nearest}' "
-        f"({_similarity(weights, nearest):.0%} of the tensors), but {_difference(weights, nearest)}"
+        f"({share} of the tensors), but {_difference(weights, nearest)}"
     )
 
 

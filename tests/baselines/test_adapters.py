@@ -203,6 +203,8 @@ def test_timm_models_need_weights_for_our_datasets():
         load(timm_models, "resnet18")
     with pytest.raises(InputError, match="unknown timm model 'resnet1'"):
         load(timm_models, "resnet1")
+    with pytest.raises(InputError, match="'timm:' needs the name"):
+        load(timm_models, "")
 
 
 @pytest.fixture

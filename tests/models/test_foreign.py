@@ -18,6 +18,7 @@ from frbench.models.foreign import (
 )
 
 CIFAR = NORMALIZATIONS["cifar10"]
+IMAGE = torch.zeros(1, 3, 8, 8)
 WIDE = "wrn-10-1"  # a wide ResNet small enough for a test, with the names of all of them
 
 
@@ -203,6 +204,13 @@ def test_an_architecture_that_refuses_the_images_is_a_difference_whatever_it_say
         fit(weights, "timm:no_such_network")
 
 
+def test_a_network_that_is_like_none_of_ours_is_compared_with_none(tmp_path):
+    torch.save({"0.weight": torch.zeros(8, 3, 3, 3), "0.bias": torch.zeros(8)}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"none of ours has such tensors; .*--arch") as caught:
+        detect_architecture(read_foreign(tmp_path / "w.pt"))
+    assert "0%" not in str(caught.value) and "nearest" not in str(caught.value)
+
+
 def test_unknown_architecture_names_the_nearest_name(tmp_path):
     torch.save(network_state(), tmp_path / "w.pt")
     with pytest.raises(InputError, match="did you mean 'resnet18'"):
@@ -226,6 +234,36 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, place, save):
 def test_the_refusal_names_what_the_pickle_holds(tmp_path):
     torch.save({"recordmanager": Malicious(tmp_path / "x")}, tmp_path / "w.pt")
     with pytest.raises(InputError, match=r"refused .*mkdir.*save the state dict alone"):
+        read_foreign(tmp_path / "w.pt")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit itself
+@pytest.mark.parametrize("make", [torch.jit.script, lambda net: torch.jit.trace(net, IMAGE)])
+def test_a_torchscript_archive_is_refused_as_other_code_is(tmp_path, make):
+    make(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))).save(tmp_path / "w.pt")
+    said = r"^refused .*w\.pt: it is a TorchScript archive, .*; save the state dict alone, in"
+    with pytest.raises(InputError, match=said):
+        read_foreign(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [(b"", "empty"), (b"epoch,loss\n0,2.3\n", "text"), ('{"é": 1}'.encode(), "text")],
+)
+def test_files_without_tensors_are_called_what_they_are(tmp_path, name, content, what):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"cannot read .*: not a weights file, it is {what}$"):
+        read_foreign(tmp_path / name)
+
+
+def test_a_file_that_may_not_be_opened_keeps_the_systems_reason(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "w.pt").write_bytes(b"")
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(InputError, match=r"cannot read .*w\.pt: Permission denied$"):
         read_foreign(tmp_path / "w.pt")
 
 
