@@ -141,7 +141,12 @@ def kernels(
     out: Out = None,
     form: Format = "table",
 ) -> None:
-    """First-layer kernels and how smooth they are (Figure 1)."""
+    """First-layer kernels and how smooth they are (Figure 1).
+
+    Example:
+
+        frbench analyze kernels natural at_fr --shown 32
+    """
     from frbench.analysis.kernels import kernel_study
 
     out = _folder(out, targets)
@@ -197,6 +202,10 @@ def fourier(
     """Error under each single frequency: the Fourier heat map of Yin et al. 2019.
 
     The images are a random choice from the whole test set.
+
+    Example:
+
+        frbench analyze fourier natural at_fr --step 2
     """
     from frbench.analysis.fourier import fourier_study
 

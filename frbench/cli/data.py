@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and `--help` does not need i
 DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="cifar10, cifar100, …")]
 Folder = Annotated[
     Path | None,
-    typer.Option(help="a folder that holds the files; FRBENCH_DATA names one too"),
+    typer.Option(help="A folder that holds the files; FRBENCH_DATA names one too."),
 ]
 
 

@@ -27,7 +27,14 @@ def leaderboard(
         bool, typer.Option("--write", help="Also write leaderboard.{md,csv,tex,json} there.")
     ] = False,
 ) -> None:
-    """Print the measured rows beside the published ones."""
+    """Print the measured rows beside the published ones.
+
+    Examples:
+
+        frbench leaderboard
+
+        frbench leaderboard --results-dir results/quick --each-seed --format csv
+    """
     from frbench.leaderboard import render
     from frbench.leaderboard import table as tables
 
@@ -44,7 +51,12 @@ def compare(
     results_dir: ResultsDir = RESULTS,
     form: Annotated[str, typer.Option("--format", help="table, markdown or json.")] = "table",
 ) -> None:
-    """Compare two rows image by image: which images changed sides, and is it noise?"""
+    """Compare two rows image by image: which images changed sides, and is it noise?
+
+    Example:
+
+        frbench compare at_fr pgd_at
+    """
     from frbench.leaderboard import compare as comparison
     from frbench.leaderboard import render
 
@@ -64,7 +76,12 @@ def export_to_robustbench(
     link: Annotated[str, typer.Option(help="Address of the paper.")] = "N/A",
     venue: Annotated[str, typer.Option(help="Where it appeared.")] = "N/A",
 ) -> None:
-    """Write a RobustBench submission: model info, loader and text."""
+    """Write a RobustBench submission: model info, loader and text.
+
+    Example:
+
+        frbench export robustbench at_fr_swa --model-id Huang2023Frequency -o submission
+    """
     from frbench.leaderboard.export import Paper, export_robustbench
 
     paper = Paper(title=title, authors=authors, link=link, venue=venue)

@@ -32,7 +32,7 @@ COMMANDS = (
     "export robustbench",
     "baselines refresh",
 )
-WITH_EXAMPLE = ("train", "evaluate", "bench", "check", "verify", "new", "list", "data fetch")
+WITH_EXAMPLE = set(COMMANDS) - {"doctor", "data verify", "baselines refresh"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
