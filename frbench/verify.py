@@ -315,7 +315,7 @@ def _own(plan: Plan, cells: Iterable[Cell]) -> dict[str, Cell]:
         if (
             cell.complete
             and cell.precision == "fp32"
-            and cell.versions == deciding_versions(cell.attack)
+            and cell.versions == deciding_versions(cell.attack, cell.model)
             and cell.model.defense == plan.defense
             and cell.model.weights == "best"
             and _is_run_of(plan, cell.model.target.partition("@")[0])

@@ -48,14 +48,14 @@ def _cells(plan: Plan, clean: int, pgd20: int, aa: int, **model: Any) -> list[Ce
     }
     made = []
     for name, right, n in (("clean", clean, 128), ("pgd20", pgd20, 128), ("aa", aa, 32)):
-        spec = specs()[name]
+        spec, trained = specs()[name], ModelRecord(**{**record, **model})
         made.append(
             Cell(
-                model=ModelRecord(**{**record, **model}),
+                model=trained,
                 attack=spec,
                 data=DataRange(dataset="digits", sha256="d" * 64, stop=n),
                 batch=256,
-                versions=deciding_versions(spec),
+                versions=deciding_versions(spec, trained),
                 verdicts=dict.fromkeys(spec.stages, "1" * right + "0" * (n - right)),
                 provenance={"device": "a CPU", "commit": "abc"},
             )

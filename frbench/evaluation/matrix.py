@@ -180,7 +180,7 @@ def blank_cell(
         seed=seed if spec.draws else 0,
         batch=batch,
         precision=PRECISION[search],
-        versions=provenance.deciding_versions(spec, searched_in),
+        versions=provenance.deciding_versions(spec, model, searched_in),
         verdicts={},
     )
     cell.verdicts = {stage: UNSEEN * data.n for stage in sequence(cell)}

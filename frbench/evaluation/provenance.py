@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from frbench.attacks import AttackSpec
-from frbench.evaluation.cells import Cell
+from frbench.evaluation.cells import Cell, ModelRecord
 from frbench.provenance import code_digest, commit, hardware_name, library_version
 
 # Raised when the meaning of a verdict changes, so that older cells are not taken for new ones.
@@ -22,16 +22,23 @@ _DECIDING = {
     "frbench": ("torchattacks",),
     "pyautoattack": ("pyautoattack",),
 }
+# What the digest of a model from outside does not cover: its normalization and its activations are
+# in the code of these. RobustBench takes some of its networks from timm.
+_COMPUTING = {"robustbench": ("robustbench", "timm"), "timm": ("timm",)}
 
 
-def deciding_versions(spec: AttackSpec, searched_in: torch.dtype | None = None) -> dict[str, str]:
+def deciding_versions(
+    spec: AttackSpec, model: ModelRecord, searched_in: torch.dtype | None = None
+) -> dict[str, str]:
     """The versions that can change a verdict of this attack; they enter the cell's key.
 
     Args:
         spec: the attack.
+        model: whose own code may be a library's, by its target's scheme.
         searched_in: what the twin of a fast search multiplies in; None for an exact search.
     """
-    packages = ("torch", *_DECIDING[spec.library])
+    scheme = model.target.partition(":")[0] if model.source == "outside" else ""
+    packages = ("torch", *_DECIDING[spec.library], *_COMPUTING.get(scheme, ()))
     versions = {package: library_version(package) for package in packages}
     if searched_in is not None and spec.library != "none":
         kind = str(searched_in).removeprefix("torch.")

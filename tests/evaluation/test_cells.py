@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from frbench.attacks import specs
 from frbench.errors import InputError
 from frbench.evaluation import Cell, CellStore, ModelRecord, provenance, read_cell
 from frbench.provenance import hardware_name
@@ -74,3 +75,39 @@ def test_every_committed_cell_opens_under_its_key() -> None:
     assert paths
     for path in paths:
         read_cell(path)
+
+
+def test_the_code_of_a_model_from_a_library_is_in_its_key(
+    model_record: Callable[..., ModelRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decides(target: str, source: str = "outside") -> set[str]:
+        """Libraries whose next version makes another cell of it."""
+        record = model_record("m", target=target, source=source)
+        found = set()
+        for library in ("robustbench", "timm", "numpy"):
+            now = provenance.deciding_versions(specs()["clean"], record)
+            with monkeypatch.context() as patch:
+                own = provenance.library_version
+                patch.setattr(
+                    provenance,
+                    "library_version",
+                    lambda name, own=own, library=library: "next" if name == library else own(name),
+                )
+                if provenance.deciding_versions(specs()["clean"], record) != now:
+                    found.add(library)
+        return found
+
+    assert decides("robustbench:cifar100/Linf/Wong2020Fast") == {"robustbench", "timm"}
+    assert decides("timm:resnet18") == {"timm"}
+    assert decides("natural") == decides("file:m.pt") == set()
+    assert decides("robustbench", "run") == decides("timm:x@last", "run") == set()
+
+
+def test_no_committed_cell_is_decided_by_other_libraries_than_it_says() -> None:
+    for path in (ROOT / "results").glob("*/cells/*/*.json"):
+        cell = read_cell(path)
+        kinds = [n.rpartition(" ")[2] for n in cell.versions if n.startswith("fast search in ")]
+        kind = getattr(torch, kinds[0]) if kinds else None
+        deciding = provenance.deciding_versions(cell.attack, cell.model, kind)
+        older = {"fast search"} & set(cell.versions)  # which did not name its arithmetic yet
+        assert set(deciding) | older == set(cell.versions), path
