@@ -19,11 +19,11 @@ def taking(who: str, shape: Sequence[int]) -> Iterator[None]:
         shape: (channels, height, width) of an image.
 
     Raises:
-        InputError: for whatever the network raises; errors of ours and exhausted memory stay.
+        InputError: for whatever the network raises; errors of ours and of the device stay.
     """
     try:
         yield
-    except (FrbenchError, torch.OutOfMemoryError):
+    except (FrbenchError, torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as error:  # networks assert and raise whatever they like
         size = "x".join(str(side) for side in shape)
