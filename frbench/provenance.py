@@ -57,10 +57,13 @@ def library_version(name: str) -> str:
 
 @functools.cache
 def commit() -> str | None:
-    """The project's git commit, with `+` when files differ from it; None outside a checkout."""
+    """The project's git commit, with `+` when files differ from it; None outside a checkout.
+
+    Results do not count: what a run wrote there is not what the next one was made with.
+    """
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
-        dirty = _git("status", "--porcelain", "--untracked-files=no")
+        dirty = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/results")
     except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
         return None
     return f"{head}+" if dirty else head

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,24 @@ def test_code_has_a_digest_where_no_commit_is_known(package: Path) -> None:
     changed = code_digest.__wrapped__()
     (package / "engine" / "step.py").rename(package / "step.py")
     assert len({known, changed, code_digest.__wrapped__()}) == 3
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_a_commit_is_marked_where_code_differs_and_not_for_results(package: Path) -> None:
+    root = package.parent
+    (root / "results").mkdir()
+    (root / "results" / "eval.json").write_text("{}")
+
+    def git(*words: str) -> None:
+        person = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", *person, *words], cwd=root, check=True, capture_output=True)
+
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    clean = commit.__wrapped__()
+    assert clean is not None and len(clean) == 12
+    (root / "results" / "eval.json").write_text("[]")
+    assert commit.__wrapped__() == clean
+    (package / "engine" / "step.py").write_text("a = 2\n")
+    assert commit.__wrapped__() == f"{clean}+"
