@@ -15,9 +15,9 @@ INCOMPARABLE = "not comparable with published numbers"
 def warnings_of(single: Single, columns: Sequence[Column]) -> list[str]:
     """What the attack libraries said, and attacks out of order."""
     cells = {c.key: single.picked[c.key].cell for c in columns if c.key in single.picked}
-    correct = {c.attack.name: c.correct() for c in cells.values() if c.complete}
+    verdicts = {c.attack.name: c.final_verdicts() for c in cells.values() if c.complete}
     flags = [f"{cell.attack.name}: {flag}" for cell in cells.values() for flag in cell.flags]
-    return statistics.order_warnings(correct) + flags
+    return statistics.order_warnings(verdicts) + flags
 
 
 def notes_of(

@@ -189,16 +189,28 @@ def _tested(a: Sequence[str], b: Sequence[str]) -> tuple[float, bool]:
     return (p_value if len(ahead) == 1 else 1.0), True in ahead
 
 
-def order_warnings(correct: Mapping[str, int]) -> list[str]:
-    """Attacks that left more images than a weaker one did, in words.
+def order_warnings(verdicts: Mapping[str, str]) -> list[str]:
+    """Attacks that left more images than a weaker one did, in words; chance can explain a few.
 
     Args:
-        correct: images left by each complete attack, all on the same range.
+        verdicts: complete verdict vectors by attack, all on the same images.
     """
     return [
-        f"{strong} leaves {correct[strong] - correct[weak]} more images than the weaker {weak}: "
-        "a sign of masked gradients or of an attack that failed"
+        _out_of_order(strong, weak, counts)
         for weak, stronger in STRONGER.items()
         for strong in stronger
-        if weak in correct and strong in correct and correct[strong] > correct[weak]
+        if weak in verdicts and strong in verdicts
+        for counts in [pair_counts(verdicts[strong], verdicts[weak])]
+        if counts.only_a > counts.only_b
     ]
+
+
+def _out_of_order(strong: str, weak: str, counts: PairCounts) -> str:
+    more, p_value = counts.only_a - counts.only_b, mcnemar(counts)
+    reason = (
+        "a sign of masked gradients or of an attack that failed"
+        if p_value < ALPHA
+        else f"within chance (McNemar's test, p = {p_value:.2f})"
+    )
+    images = "image" if more == 1 else "images"
+    return f"{strong} leaves {more} more {images} than the weaker {weak}: {reason}"

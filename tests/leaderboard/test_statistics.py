@@ -92,7 +92,19 @@ def test_more_pairs_need_more_evidence() -> None:
 
 
 def test_a_stronger_attack_that_leaves_more_images_is_reported() -> None:
-    fine = {"clean": 90, "fgsm": 60, "pgd20": 55, "cw": 56, "aa": 50}
+    left = {"clean": 90, "fgsm": 60, "pgd20": 55, "cw": 56, "aa": 50}
+    fine = {name: "1" * n + "0" * (100 - n) for name, n in left.items()}
     assert statistics.order_warnings(fine) == []
-    (warning,) = statistics.order_warnings({**fine, "aa": 55, "cw": 53})
-    assert warning.startswith("aa leaves 2 more images than the weaker cw")
+    (warning,) = statistics.order_warnings({**fine, "cw": "1" * 49 + "0" * 51, "aa": fine["pgd20"]})
+    assert warning == (
+        "aa leaves 6 more images than the weaker cw: a sign of masked gradients or of an attack "
+        "that failed"
+    )
+
+
+def test_one_image_out_of_order_is_said_to_be_chance() -> None:
+    fgsm, pgd20 = "1" * 40 + "0" * 60, "0" + "1" * 41 + "0" * 58
+    (warning,) = statistics.order_warnings({"fgsm": fgsm, "pgd20": pgd20})
+    assert warning == (
+        "pgd20 leaves 1 more image than the weaker fgsm: within chance (McNemar's test, p = 1.00)"
+    )
