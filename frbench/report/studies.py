@@ -102,7 +102,9 @@ def _lowpass(name: str, content: Mapping[str, Any]) -> StudySection:
     ]
     suffix = ", adaptive attack" if attacked and adaptive else ""
     where = f", {data['dataset']}" if data else ""
-    return StudySection(name, f"{title} accuracy{where}{suffix}", text, grid, tuple(charts))
+    # A report may have several: of other models, or of more images.
+    title = f"{title} accuracy{where}, n = {first['n']:,}{suffix}"
+    return StudySection(name, title, text, grid, tuple(charts))
 
 
 def _filter_chart(

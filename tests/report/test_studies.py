@@ -23,7 +23,7 @@ def test_lowpass_table_beside_the_papers(results: Path, make_page: Any) -> None:
     FilterStudy(entries, specs()["pgd20"], False, 0, 256, DATA).save(results / "analysis")
     text = make_page()
     share = accuracy("1110")
-    assert "Low-pass accuracy, cifar10" in text
+    assert "Low-pass accuracy, cifar10, n = 4" in text
     assert f"{100 * share.value:.1f} <small>{100 * share.low:.1f}-{100 * share.high:.1f}" in text
     assert "natural (paper)" in text and "50.72" in text
 
@@ -41,7 +41,7 @@ def test_an_adaptive_attack_is_not_set_beside_the_papers(results: Path, make_pag
     lowpass(("clean", "pgd20"), adaptive=True).save(results / "analysis")
     text = make_page()
     assert "pgd20 images were crafted through the filter (adaptive)" in text
-    assert "Low-pass accuracy, cifar10, adaptive attack" in text
+    assert "Low-pass accuracy, cifar10, n = 4, adaptive attack" in text
     assert "natural (paper)" not in text
 
 
