@@ -9,11 +9,12 @@ import glob
 import hashlib
 import json
 import os
+import struct
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from frbench.errors import FrbenchError
 
@@ -116,13 +117,14 @@ class Busy(FrbenchError):
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock on `path` (created if needed).
+def locked(path: Path, *, part: int | None = None, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on `path` (created if needed), or on one part of it.
 
     The kernel drops the lock when its process dies, so a kill leaves nothing to clean up.
 
     Args:
         path: the lock file; it stays behind, empty.
+        part: number of the part, from 0 on; others may hold the other parts. None for all of them.
         wait: for the holder; otherwise raises Busy at once.
     """
     with _explained(path):
@@ -130,10 +132,17 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
         file = path.open("a")
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            _lock(file, part, wait)
         except BlockingIOError:
             raise Busy(f"another process holds {path}; wait for it to end") from None
         yield
+
+
+def _lock(file: IO[str], part: int | None, wait: bool) -> None:
+    """Lock one byte of an open file, there or not, or all; closing the file ends it."""
+    first, length = (0, 0) if part is None else (part, 1)  # 0 bytes are all to the end
+    flock = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, first, length, 0)
+    fcntl.fcntl(file, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, flock)
 
 
 def _umask() -> int:

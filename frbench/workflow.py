@@ -316,6 +316,7 @@ def attack_run(
     *,
     n: int | None = None,
     search: Search = "exact",
+    jobs: int = 1,
 ) -> list[Cell]:
     """Attack a run's headline weights with every column, and its last weights with all but one.
 
@@ -324,6 +325,7 @@ def attack_run(
     Args:
         n: test images in every column; None for the preset's own numbers.
         search: `exact`, `fast` or `compiled`, see `frbench.evaluation.search`.
+        jobs: processes that have been started on this, for the forecast.
 
     Raises:
         InputError: more test images than there are.
@@ -341,6 +343,7 @@ def attack_run(
             n=images,
             batch=find_preset(plan.preset).evaluation_batch,
             search=search,
+            jobs=jobs,
             console=console,
         )
     return cells

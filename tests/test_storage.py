@@ -139,15 +139,33 @@ def test_a_lock_is_held_by_one_process_and_dropped_with_it(tmp_path: Path) -> No
         pass
 
 
+def test_parts_of_a_lock_are_held_apart_and_the_whole_is_all_of_them(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+
+    def free(part: int | None) -> bool:
+        try:
+            with storage.locked(lock, part=part, wait=False):
+                return True
+        except storage.Busy:
+            return False
+
+    with storage.locked(lock, part=3):
+        assert not free(3) and not free(None)
+        assert free(2) and free(4) and free(10**9)
+    with storage.locked(lock):
+        assert not free(0) and not free(10**9)
+    assert free(3) and free(None)
+
+
 def test_a_lock_is_waited_for_unless_told_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(fcntl, "flock", lambda _, how: asked.append(how))
+    monkeypatch.setattr(fcntl, "fcntl", lambda _, how, flock: asked.append(how))
     for wait in (True, False):
         with storage.locked(tmp_path / ".lock", wait=wait):
             pass
-    assert asked == [fcntl.LOCK_EX, fcntl.LOCK_EX | fcntl.LOCK_NB]
+    assert asked == [fcntl.F_OFD_SETLKW, fcntl.F_OFD_SETLK]
 
 
 def test_digests_do_not_depend_on_the_order_of_keys() -> None:

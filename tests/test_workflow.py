@@ -102,7 +102,7 @@ def test_a_second_bench_computes_nothing(
         raise AssertionError("this was computed already")
 
     monkeypatch.setattr(trainer.Trainer, "run", never)
-    monkeypatch.setattr(runner.Runner, "run", never)
+    monkeypatch.setattr(runner.Runner, "advance", never)
     again = bench("pgd_at")
     assert "trained already, reused" in again.said
     assert [c.key for c in again.cells] == [c.key for c in first.cells]
@@ -179,12 +179,12 @@ def test_an_evaluation_killed_in_autoattack_goes_on(
 ) -> None:
     real, begun, killed = runner.Runner._run_stage, [], []
 
-    def counted(self: runner.Runner, cell: Cell, stage: str, before: str | None) -> None:
+    def counted(self: runner.Runner, cell: Cell, stage: str) -> None:
         if stage == "apgd-t" and not killed:
             killed.append(stage)
             raise KeyboardInterrupt
         begun.append((cell.model.weights, cell.attack.name, stage))
-        real(self, cell, stage, before)
+        real(self, cell, stage)
 
     monkeypatch.setattr(runner.Runner, "_run_stage", counted)
     with pytest.raises(KeyboardInterrupt):

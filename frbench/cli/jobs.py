@@ -1,4 +1,4 @@
-"""Several trainings at once: a process each, on its share of the cores or on a GPU of its own."""
+"""Several processes at once, each on its share of the cores or on a GPU of its own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import queue
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 
@@ -33,6 +34,33 @@ def run_jobs(jobs: Sequence[Job], at_once: int, device: str) -> None:
     Raises:
         FrbenchError: some failed, and how many.
     """
+    failed = sum(code != 0 for code in _codes(jobs, at_once, device))
+    if failed:
+        raise FrbenchError(
+            f"{failed} of {len(jobs)} jobs failed, as said above; the same command tries them again"
+        )
+
+
+def share(job: Callable[[bool, str], None], processes: int, device: str) -> None:
+    """Run one job in several processes that divide its work among themselves.
+
+    Whatever one that fails leaves undone the others do: one that succeeds has seen the end of it.
+
+    Args:
+        job: what each does, on the device of the given name; the first is told True, to report.
+        processes: how many.
+        device: as in `run_jobs`.
+
+    Raises:
+        FrbenchError: all failed.
+    """
+    jobs = [partial(job, number == 0) for number in range(processes)]
+    if all(_codes(jobs, processes, device)):
+        raise FrbenchError("all processes failed, as said above; the same command goes on")
+
+
+def _codes(jobs: Sequence[Job], at_once: int, device: str) -> list[int]:
+    """The exit code of each job."""
     torch.cuda.empty_cache()  # what the forecast used there is the jobs' now
     slots: queue.SimpleQueue[str] = queue.SimpleQueue()
     for slot in range(at_once):
@@ -40,14 +68,9 @@ def run_jobs(jobs: Sequence[Job], at_once: int, device: str) -> None:
     threads = _share_of_cores(at_once)
     pool = ThreadPoolExecutor(at_once)
     try:
-        codes = list(pool.map(lambda job: _in_process(job, slots, threads), jobs))
+        return list(pool.map(lambda job: _in_process(job, slots, threads), jobs))
     finally:  # after Ctrl-C nothing new may start
         pool.shutdown(cancel_futures=True)
-    failed = sum(code != 0 for code in codes)
-    if failed:
-        raise FrbenchError(
-            f"{failed} of {len(jobs)} jobs failed, as said above; the same command tries them again"
-        )
 
 
 def _device_of(slot: int, device: str) -> str:

@@ -32,10 +32,13 @@ from frbench.errors import InputError
 from frbench.names import lookup
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` does not need it
+    from collections.abc import Callable
+
     from frbench.data import Dataset
     from frbench.engine.device import Compile, Device
     from frbench.engine.plan import Plan
-    from frbench.evaluation import CellStore, Target
+    from frbench.engine.run import RunFolder
+    from frbench.evaluation import Cell, CellStore, Target
     from frbench.evaluation.search import Search
     from frbench.workflow import Forecast
 
@@ -115,6 +118,9 @@ def evaluate(
         ),
     ] = None,
     search: SearchMode = "exact",
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Processes that share the chunks; GPUs are shared out.")
+    ] = 1,
     runs_dir: RunsDir = RUNS,
     results_dir: ResultsDir = RESULTS,
 ) -> None:
@@ -125,12 +131,15 @@ def evaluate(
         frbench evaluate natural --attacks clean,fgsm,pgd20 --n 256
 
         frbench evaluate file:model.pt --arch resnet18 --attacks aa --stages apgd-ce,apgd-t
+
+        frbench evaluate at_fr_swa --attacks aa --jobs 4
     """
     from frbench.attacks import parse_attacks, parse_eps
+    from frbench.cli.jobs import share
     from frbench.data import load_dataset
     from frbench.engine.device import find_device
     from frbench.evaluation import CellStore, resolve_target
-    from frbench.evaluation import evaluate as fill
+    from frbench.evaluation import evaluate as fill_cells
     from frbench.evaluation.matrix import data_range
 
     where = find_device(device)
@@ -140,36 +149,47 @@ def evaluate(
     mode, store, typed = _search(search), CellStore(results_dir), _batch(batch)
     for folder in (runs_dir, results_dir):
         _refuse_a_file(folder)
-    found = [  # all of them before the first attack, which may take hours
-        resolve_target(
-            text,
-            device=where.device,
-            runs_dir=runs_dir,
-            architecture=arch,
-            normalization=normalization,
-        )
-        for text in dict.fromkeys(targets)
-    ]
-    datasets = [load_dataset(target.record.dataset) for target in found]
-    for data in datasets:
+    load = partial(
+        resolve_target, runs_dir=runs_dir, architecture=arch, normalization=normalization
+    )
+    # All of them before the first attack, which may take hours.
+    found = {text: load(text, device=where.device) for text in targets}
+    datasets = {text: load_dataset(target.record.dataset) for text, target in found.items()}
+    for data in datasets.values():
         data_range(data, "test", 0, n)
     storage.check_folder(results_dir)
-    for target, data in zip(found, datasets, strict=True):
+    for text, target in found.items():
         if target.record.note:
             log.print(f"{target.record.name}: {target.record.note}")
-        fill(
-            target,
-            columns,
-            data,
+        data = datasets[text]
+        fill = partial(
+            fill_cells,
+            specs=columns,
             store=store,
-            device=where.device,
             n=n,
             seed=seed,
             batch=_chunk(typed, target, data, where, mode),
             search=mode,
-            console=log,
+            jobs=jobs,
         )
+        if jobs == 1:
+            fill(target, dataset=data, device=where.device, console=log)
+        else:
+            share(partial(_fill_with_others, partial(load, text), fill), jobs, device)
     boards.leaderboard(results_dir=results_dir)
+
+
+def _fill_with_others(
+    load: Callable[..., Target], fill: Callable[..., list[Cell]], tell: bool, device: str
+) -> None:
+    """What one of several processes does that fill the same cells; one of them tells of it."""
+    from frbench.data import load_dataset
+    from frbench.engine.device import find_device
+
+    where = find_device(device).device
+    target = load(device=where)
+    data = load_dataset(target.record.dataset)
+    fill(target, dataset=data, device=where, console=log if tell else None)
 
 
 def bench(
@@ -188,7 +208,12 @@ def bench(
     compile_: CompileMode = "auto",
     search: SearchMode = "exact",
     jobs: Annotated[
-        int, typer.Option(min=1, help="Trainings at once, a process each; GPUs are shared out.")
+        int,
+        typer.Option(
+            min=1,
+            help="Processes at once: a training each, or for one training alone, its attacks' "
+            "chunks; GPUs are shared out.",
+        ),
     ] = 1,
     estimate: Annotated[bool, typer.Option(help="Forecast time and memory only.")] = False,
 ) -> None:
@@ -200,11 +225,11 @@ def bench(
 
         frbench bench pgd_at at_swa at_fr at_fr_swa --preset quick --seeds 3 --jobs 2
     """
-    from frbench.cli.jobs import run_jobs
+    from frbench.cli.jobs import run_jobs, share
     from frbench.engine.device import find_device
     from frbench.engine.plan import default_preset, parse_overrides, resolve
     from frbench.evaluation import CellStore
-    from frbench.workflow import check, forecast
+    from frbench.workflow import check, forecast, train_all
 
     where, mode = find_device(device, compile_=compile_), _search(search)
     overrides = parse_overrides(word for word in defenses if "=" in word)
@@ -229,19 +254,25 @@ def bench(
     groups: dict[str, list[Plan]] = {}
     for plan in plans:  # rows of one training belong together
         groups.setdefault(plan.trajectory, []).append(plan)
-    if min(jobs, len(groups)) == 1:
-        _train_and_attack(plans, where, runs_dir, store, n, mode, log)
-    else:
+    if jobs > 1 and len(groups) > 1:
         at_once = min(jobs, len(groups))
         log.print(f"plan: that is one after the other; {len(groups)} trainings, {at_once} at once")
         todo = [
-            partial(_job, group, runs_dir, store, n, mode, compile_) for group in groups.values()
+            partial(_train_and_attack, group, runs_dir, store, n, mode, compile_)
+            for group in groups.values()
         ]
         run_jobs(todo, at_once, device)
+    else:
+        runs = train_all(plans, where, runs_dir, log)
+        if jobs == 1:
+            _attack(plans, runs, store, n, mode, where, log)
+        else:
+            log.print(f"{jobs} processes share the attacks")
+            share(partial(_attack_with_others, plans, runs, store, n, mode, jobs), jobs, device)
     boards.leaderboard(results_dir=results_dir, write=True)
 
 
-def _job(
+def _train_and_attack(
     plans: list[Plan],
     runs_dir: Path,
     store: CellStore,
@@ -252,25 +283,44 @@ def _job(
 ) -> None:
     """What one of several processes does; bars of several would overwrite each other."""
     from frbench.engine.device import find_device
+    from frbench.workflow import train_all
 
     lines = plain_console(stderr=True, soft_wrap=True, force_terminal=False)
     where = find_device(device, compile_=compile_)
-    _train_and_attack(plans, where, runs_dir, store, n, search, lines)
+    runs = train_all(plans, where, runs_dir, lines)
+    _attack(plans, runs, store, n, search, where, lines)
 
 
-def _train_and_attack(
+def _attack_with_others(
     plans: list[Plan],
-    device: Device,
-    runs_dir: Path,
+    runs: list[RunFolder],
     store: CellStore,
     n: int | None,
     search: Search,
-    console: Console,
+    jobs: int,
+    tell: bool,
+    device: str,
 ) -> None:
-    from frbench.workflow import attack_run, train_all
+    """What one of several processes does that attack the same runs; one of them tells of it."""
+    from frbench.engine.device import find_device
 
-    for plan, run in zip(plans, train_all(plans, device, runs_dir, console), strict=True):
-        attack_run(plan, run, device, store, console, n=n, search=search)
+    _attack(plans, runs, store, n, search, find_device(device), log if tell else None, jobs)
+
+
+def _attack(
+    plans: list[Plan],
+    runs: list[RunFolder],
+    store: CellStore,
+    n: int | None,
+    search: Search,
+    device: Device,
+    console: Console | None,
+    jobs: int = 1,
+) -> None:
+    from frbench.workflow import attack_run
+
+    for plan, run in zip(plans, runs, strict=True):
+        attack_run(plan, run, device, store, console, n=n, search=search, jobs=jobs)
 
 
 def _check_folders(

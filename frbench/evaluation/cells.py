@@ -107,7 +107,9 @@ class Cell(BaseModel):
     precision: str = "fp32"
     versions: dict[str, str] = Field(description="of the libraries that decide the value")
     verdicts: dict[str, str]
-    seconds: dict[str, float] = Field(default_factory=dict, description="wall clock, a stage")
+    seconds: dict[str, float] = Field(
+        default_factory=dict, description="wall clock, a stage; the sum over processes"
+    )
     flags: list[str] = Field(default_factory=list, description="warnings of the attack libraries")
     provenance: dict[str, Any] = Field(default_factory=dict, description="device, host, commit, …")
     updated: str = ""

@@ -56,11 +56,13 @@ class Speed:
         forward: seconds an image for one forward pass.
         backward: seconds an image for the gradient after it.
         surviving: expected share of images that a gradient attack leaves correct.
+        jobs: processes that share the chunks of a cell.
     """
 
     forward: float
     backward: float
     surviving: float
+    jobs: int = 1
     _measured: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def seconds(self, spec: AttackSpec, stage: str, images: int) -> float:
@@ -79,14 +81,22 @@ class Speed:
         total = 0.0
         images = cell.data.n
         if cell.attack.is_autoattack:
-            total += self.seconds(cell.attack, "clean", cell.verdicts["clean"].count(UNSEEN))
+            total += self._shared(cell, "clean", cell.verdicts["clean"].count(UNSEEN))
         for position, stage in enumerate(cell.stages):
             verdicts = cell.verdicts[stage]
             if cell.attack.is_autoattack:
                 images = self._survivors(cell, images, position)
             waiting = min(verdicts.count(UNSEEN), images)
-            total += self.seconds(cell.attack, stage, waiting)
+            total += self._shared(cell, stage, waiting)
         return total
+
+    def _shared(self, cell: Cell, stage: str, images: int) -> float:
+        """Expected seconds of a stage when each job takes a chunk at a time."""
+        chunks = math.ceil(images / cell.batch)
+        if chunks == 0:
+            return 0.0
+        rounds = math.ceil(chunks / self.jobs)
+        return self.seconds(cell.attack, stage, images) * rounds / chunks
 
     def _survivors(self, cell: Cell, before: int, position: int) -> int:
         """Images that will reach a stage: known from the one before, or expected."""

@@ -1,7 +1,7 @@
 """The matrix: one model against every attack column, on one range of images.
 
-A finished cell is read, never computed again. Cells of one folder can be filled by several
-processes at once: each cell is computed by one of them at a time.
+A finished cell is read, never computed again. Several processes can fill the cells of one folder at
+once: they share the chunks, also those of one cell, and the verdicts are the same.
 
 Two definitions of robust, each its literature's own. FGSM, PGD and C&W attack every image, and an
 image is robust if the attack's last iterate is classified correctly. AutoAttack leaves images out
@@ -13,14 +13,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from frbench import storage
 from frbench.attacks import AttackSpec
 from frbench.data import Dataset, Split
 from frbench.engine.presets import EVALUATION_BATCH
@@ -34,6 +32,8 @@ from frbench.evaluation.target import Target
 from frbench.models.sizes import taking
 
 _POLL_SECONDS = 0.5
+_PATIENCE = 10
+"""Polls in all before the user is told: other processes share the work, and end soon."""
 
 
 def evaluate(
@@ -49,6 +49,7 @@ def evaluate(
     seed: int = 0,
     batch: int = EVALUATION_BATCH,
     search: Search = "exact",
+    jobs: int = 1,
     console: Console | None = None,
 ) -> list[Cell]:
     """Attack a model with every column and return the finished cells in the order of `specs`.
@@ -65,6 +66,8 @@ def evaluate(
         seed: of every chunk's random numbers, where the attack draws any.
         batch: images a chunk.
         search: `exact`, or `fast` or `compiled` for a search on a faster twin; see `search.py`.
+        jobs: how many processes have been started on these cells, this one among them; the
+            forecast counts on them.
         console: where plan, progress and bounds go; None keeps silent.
 
     Raises:
@@ -89,6 +92,7 @@ def evaluate(
             if searcher.compiled and console:
                 console.print("compiling the model for the search: minutes, the first time ...")
             speed = _speed(searcher, images, labels, unfinished[0], where)
+            speed.jobs = jobs
             reporter = Reporter(console, speed, unfinished)
             reporter.plan()
             runner = Runner(target.model, searcher, images, labels, classes, where, store, reporter)
@@ -98,32 +102,26 @@ def evaluate(
 
 
 def _fill(runner: Runner, cells: Sequence[Cell]) -> None:
-    """Compute the cells that nobody else is computing, then wait for and check the others."""
+    """Compute whatever nobody else is computing, until all cells are complete."""
     waiting = list(cells)
-    told = False
+    naps = 0
     while waiting:
-        before = len(waiting)
-        waiting = [cell for cell in waiting if not _try_cell(runner, cell)]
-        if waiting and len(waiting) == before:
-            if not told:
+        before = runner.chunks
+        waiting = [cell for cell in waiting if not _advanced(runner, cell)]
+        if waiting and runner.chunks == before:
+            naps += 1
+            if naps == _PATIENCE:
                 names = ", ".join(cell.attack.label for cell in waiting)
                 runner.reporter.say(f"another process is computing {names}: waiting for it")
-                told = True
             time.sleep(_POLL_SECONDS)
 
 
-def _try_cell(runner: Runner, wanted: Cell) -> bool:
-    """Finish one cell; False when another process holds it."""
-    try:
-        with storage.locked(lock_path(runner.store, wanted), wait=False):
-            cell = runner.store.find(wanted) or wanted
-            if not cell.complete:
-                provenance.record(cell, runner.device)
-                runner.run(cell)
-    except storage.Busy:
-        return False
-    runner.reporter.pending.pop(cell.key, None)
-    return True
+def _advanced(runner: Runner, cell: Cell) -> bool:
+    """Whether the cell is complete now that we did for it what we could."""
+    complete = runner.advance(cell)
+    if complete:
+        runner.reporter.pending.pop(cell.key, None)
+    return complete
 
 
 def _finished(store: CellStore, wanted: Cell) -> Cell:
@@ -136,11 +134,6 @@ def _finished(store: CellStore, wanted: Cell) -> Cell:
     if keep:
         store.save(cell)
     return cell
-
-
-def lock_path(store: CellStore, cell: Cell) -> Path:
-    """The file whose lock means that a process is computing the cell."""
-    return store.root / ".locks" / cell.key
 
 
 def data_range(

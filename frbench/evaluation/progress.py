@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from frbench.durations import duration
-from frbench.evaluation.cells import Cell
+from frbench.evaluation.cells import UNSEEN, Cell
 from frbench.evaluation.costs import Speed, passes
 
 # Seconds between two states: a bar on a terminal, lines elsewhere, as a sign of life.
@@ -38,11 +38,11 @@ class Reporter:
         self.bar = Progress(*columns, console=self.console, transient=True, disable=hidden)
         self.task = self.bar.add_task("", total=None, state="")
         self._chunk = 0
-        self._done = 0
         self._passed = 0.0
         self._total = 0
         self._stage = ""
         self._cell: Cell | None = None
+        self._begun: set[tuple[str, str]] = set()
         self._shown = time.monotonic()
 
     def plan(self) -> None:
@@ -54,9 +54,10 @@ class Reporter:
         total = sum(self.speed.remaining(cell) for cell in self.pending.values())
         self.say(f"plan: about {duration(total)} in all")
 
-    def begin(self, cell: Cell, stage: str, images: int, done: int) -> None:
-        """A stage starts on `images`, of which `done` have their verdict from an earlier run."""
-        self._cell, self._stage, self._total, self._done = cell, stage, images, done
+    def begin(self, cell: Cell, stage: str, images: int) -> None:
+        """A stage starts on `images`; those of an earlier run, or another one, are done."""
+        self._begun.add((cell.key, stage))
+        self._cell, self._stage, self._total = cell, stage, images
         self.pending[cell.key] = cell
         self.bar.update(self.task, description=heading(cell, stage), total=max(images, 1))
         self._show()
@@ -70,16 +71,19 @@ class Reporter:
         self._passed += images
         self._show()
 
-    def chunk_done(self, images: int, seconds: float) -> None:
-        """The chunk has its verdicts after so many seconds."""
-        if self._cell is not None:
-            self.speed.observe(self._cell.attack, self._stage, images, seconds)
+    def chunk_done(self, cell: Cell, images: int, seconds: float) -> None:
+        """The chunk has its verdicts after so many seconds; `cell` has all that are known."""
+        self.speed.observe(cell.attack, self._stage, images, seconds)
         self._chunk, self._passed = 0, 0.0
-        self._done += images
+        self._cell = self.pending[cell.key] = cell
         self._show()
 
     def stage_done(self, cell: Cell, stage: str) -> None:
-        """After each stage of AutoAttack: the bound that holds from now on."""
+        """After each stage of AutoAttack that was begun here: the bound that holds from now on."""
+        if (cell.key, stage) not in self._begun:
+            return
+        self._begun.remove((cell.key, stage))
+        self.pending[cell.key] = cell
         if not cell.attack.is_autoattack:
             return
         value = f"{100 * cell.accuracy:.1f} %"
@@ -101,10 +105,16 @@ class Reporter:
         self._shown = time.monotonic()
         inside = self._inside_chunk()
         left = self._seconds_left(inside)
-        state = f"{self._done}/{self._total} images, about {duration(left)} left"
-        self.bar.update(self.task, completed=self._done + inside * self._chunk, state=state)
+        done = self._done()
+        state = f"{done}/{self._total} images, about {duration(left)} left"
+        self.bar.update(self.task, completed=done + inside * self._chunk, state=state)
         if self.bar.disable and self._cell is not None:
             self.say(f"{heading(self._cell, self._stage)}: {state}")
+
+    def _done(self) -> int:
+        """Images of the stage that have their verdict."""
+        unseen = 0 if self._cell is None else self._cell.verdicts[self._stage].count(UNSEEN)
+        return self._total - unseen
 
     def _inside_chunk(self) -> float:
         """Share of the current chunk that is done, by images that went through the model."""

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from frbench.cli import jobs
-from frbench.cli.jobs import run_jobs
+from frbench.cli.jobs import run_jobs, share
 from frbench.engine.plan import Plan
 from frbench.errors import FrbenchError
+from frbench.evaluation import CellStore
 
 JOBS = """
 import os, signal
@@ -24,6 +25,16 @@ from frbench.errors import InputError
 
 def note(folder, name, device):
     (folder / name).write_text(f"{os.getpid()} {device} {torch.get_num_threads()}")
+
+def tell(folder, tells, device):
+    (folder / str(os.getpid())).write_text(str(tells))
+
+def fail(tells, device):
+    raise InputError("a damaged file")
+
+def fail_first(tells, device):
+    if tells:
+        raise InputError("no GPU of this number")
 
 def refuse(device):
     raise InputError("a milestone beyond the end")
@@ -62,6 +73,20 @@ def test_a_job_has_no_more_threads_than_are_fast_or_chosen(monkeypatch):
     assert [jobs._share_of_cores(n) for n in (2, 8, 32)] == [4, 2, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert jobs._share_of_cores(32) == 4
+
+
+def test_one_of_the_processes_that_share_a_job_tells_of_it(sample, tmp_path):
+    folder = tmp_path / "told"
+    folder.mkdir()
+    share(partial(sample.tell, folder), 3, "cpu")
+    assert sorted(path.read_text() for path in folder.iterdir()) == ["False", "False", "True"]
+
+
+def test_a_process_that_fails_leaves_its_share_to_the_others(sample, capfd):
+    share(sample.fail_first, 2, "cpu")
+    assert capfd.readouterr().err == "frbench: no GPU of this number\n"
+    with pytest.raises(FrbenchError, match="all processes failed"):
+        share(sample.fail, 2, "cpu")
 
 
 def test_a_failure_is_said_and_stops_no_other_job(sample, tmp_path, capfd):
@@ -117,3 +142,33 @@ def test_rows_of_one_training_are_one_job(frbench, world, monkeypatch):
         [("trades", 0)],
         [("trades", 1)],
     ]
+
+
+def test_processes_that_share_an_evaluation_find_the_same_verdicts(frbench, world):
+    def evaluate(typed: str) -> int:
+        words = f"evaluate pgd_at --attacks clean,pgd20 --n 24 --batch 8 --results-dir {typed}"
+        return frbench(*words.split()).code
+
+    assert evaluate("alone") == evaluate("shared --jobs 2") == 0
+    alone, shared = (CellStore(Path(folder)).all() for folder in ("alone", "shared"))
+    assert [(cell.key, cell.verdicts) for cell in alone] == [
+        (cell.key, cell.verdicts) for cell in shared
+    ]
+    assert all(cell.complete for cell in shared)
+
+
+def test_one_training_is_attacked_by_all_processes(frbench, world, monkeypatch):
+    told: list[bool] = []
+
+    def instead(job, processes, device):
+        assert processes == 3
+        for tell in (False, True):
+            job(tell, "cpu")
+            told.append(tell)
+
+    monkeypatch.setattr(jobs, "share", instead)
+    typed = "bench pgd_at --preset smoke --n 8 epochs=2 --jobs 3"
+    ended = frbench(*typed.split())
+    assert ended.code == 0 and told == [False, True]
+    assert ended.err.count("plan: pgd_at seed 0: ") == 0, "what the silent one filled is found"
+    assert all(cell.complete for cell in CellStore(Path("results/local")).all())

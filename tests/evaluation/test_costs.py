@@ -86,3 +86,12 @@ def test_a_chunk_that_memory_cannot_hold_is_halved(
     else:
         fits = 64 if most == 100 else 32
         assert costs.measure(model, IMAGES, LABELS, eps=0.1).forward == pytest.approx(1 / fits)
+
+
+def test_processes_share_whole_chunks_of_what_is_left(
+    make_cell: Callable[..., Cell], model_record: Callable[..., ModelRecord]
+) -> None:
+    """PGD-20 costs 21 forward passes of a second; three chunks for two processes are two rounds."""
+    cell = make_cell(model_record("at_fr"), "pgd20", "10" + "." * 6, batch=2)
+    times = [costs.Speed(1.0, 0.0, surviving=0.5, jobs=jobs).remaining(cell) for jobs in (1, 2, 9)]
+    assert times == [21.0 * 6, 21.0 * 4, 21.0 * 2]

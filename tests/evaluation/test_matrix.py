@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,8 @@ from frbench import storage
 from frbench.attacks import AttackSpec, autoattack, pgd, specs
 from frbench.data import Dataset, Split, to_float
 from frbench.errors import FrbenchError, InputError
-from frbench.evaluation import Cell, CellStore, Target, costs, evaluate, matrix, runner
+from frbench.evaluation import Cell, CellStore, Target, costs, evaluate, matrix, numerics, runner
+from frbench.evaluation.cells import UNSEEN
 
 EPS = 0.1
 TWO_STAGES = autoattack(eps=EPS, stages=["apgd-ce", "apgd-t"])
@@ -220,7 +222,7 @@ def test_a_run_takes_over_the_cells_of_its_weights_file(
     target: Target, digits: Dataset, store: CellStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outside = one(target, pgd(1), digits, store)
-    monkeypatch.setattr(runner.Runner, "run", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(runner.Runner, "advance", lambda *_: pytest.fail("computed again"))
     run = told(target, name="at_fr", target="quick-at_fr-s0-x", source="run", weights="best")
     (path,) = store.folder.glob("*/*.json")
     cell = one(run, pgd(1), digits, store)
@@ -285,57 +287,120 @@ def test_model_and_random_state_are_as_before(
     assert not target.model._forward_pre_hooks
 
 
-def test_another_process_at_work_is_waited_for(
+@contextlib.contextmanager
+def another_process(store: CellStore, cell: Cell, *chunks: int) -> Iterator[Callable[[], None]]:
+    """Holds chunks of a cell's first stage, by their first image, until it is told to let go."""
+    with contextlib.ExitStack() as held:
+        for first in chunks:
+            held.enter_context(
+                storage.locked(runner.lock_path(store, cell), part=first, wait=False)
+            )
+        yield held.close
+
+
+def blank(target: Target, spec: AttackSpec, dataset: Dataset, batch: int, n: int = 8) -> Cell:
+    data = matrix.data_range(dataset, "test", 0, n)
+    return matrix.blank_cell(target.record, spec, data, 0, batch, "exact", torch.device("cpu"))
+
+
+def test_chunks_of_another_process_are_left_to_it_until_it_ends(
     target: Target, digits: Dataset, store: CellStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = pgd(1), pgd(2)
-    done: list[str] = []
-    run = runner.Runner.run
-    monkeypatch.setattr(
-        runner.Runner, "run", lambda self, cell: (done.append(cell.attack.name), run(self, cell))
-    )
-    data = matrix.data_range(digits, "test", 0, 8)
-    blank = matrix.blank_cell(target.record, first, data, 0, 8, "exact", torch.device("cpu"))
-    holder = storage.locked(matrix.lock_path(store, blank))
-    holder.__enter__()
-    # The module's own name for it: other threads of this process may be asleep too.
-    ends = SimpleNamespace(sleep=lambda _: holder.__exit__(None, None, None))
-    monkeypatch.setattr(matrix, "time", ends)
+    order: list[tuple[str, int]] = []
+    run = runner.Runner._run_chunk
+
+    def noted(self: runner.Runner, cell: Cell, stage: str, chunk: list[int], attack: object):
+        order.append((stage, chunk[0]))
+        run(self, cell, stage, chunk, attack)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runner.Runner, "_run_chunk", noted)
     console = Console(file=io.StringIO())
-    options = {"store": store, "device": "cpu", "n": 8, "batch": 8, "console": console}
-    cells = evaluate(target, [first, second], digits, **options)  # type: ignore[arg-type]
-    assert done == ["pgd2", "pgd1"], "the free cell comes first"
+    options = {"store": store, "device": "cpu", "n": 8, "batch": 4, "console": console}
+    with another_process(store, blank(target, first, digits, 4), 0) as let_go:
+        naps: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            naps.append(seconds)
+            if len(naps) == matrix._PATIENCE:
+                let_go()
+
+        # The module's own name for it: other threads of this process may be asleep too.
+        monkeypatch.setattr(matrix, "time", SimpleNamespace(sleep=sleep))
+        cells = evaluate(target, [first, second], digits, **options)  # type: ignore[arg-type]
+    assert order == [("pgd1", 4), ("pgd2", 0), ("pgd2", 4), ("pgd1", 0)], "what is free comes first"
     assert all(cell.complete for cell in cells)
-    assert "another process is computing PGD-1" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "another process is computing PGD-1: waiting" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_stage_waits_for_the_chunks_of_the_one_before(
+    target: Target, digits: Dataset, store: CellStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = one(target, TWO_STAGES, digits, CellStore(store.root / "alone"), n=24, batch=6)
+    with another_process(store, blank(target, TWO_STAGES, digits, 6, 24), 6) as let_go:
+
+        def sleep(_: float) -> None:
+            (cell,) = store.all()
+            assert cell.verdicts["clean"].count(UNSEEN) == 6
+            assert {*cell.verdicts["apgd-ce"]} == {UNSEEN}, "its chunks are not known yet"
+            let_go()
+
+        monkeypatch.setattr(matrix, "time", SimpleNamespace(sleep=sleep))
+        shared = one(target, TWO_STAGES, digits, store, n=24, batch=6)
+    assert shared.verdicts == alone.verdicts
 
 
 def test_what_another_process_finished_meanwhile_is_not_computed_again(
     target: Target, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, finished = (
-        CellStore(tmp_path),
-        one(target, pgd(1), digits, CellStore(tmp_path / "other")),
-    )
-    holder = storage.locked(matrix.lock_path(store, finished))
-    holder.__enter__()
+    store = CellStore(tmp_path)
+    finished = one(target, pgd(1), digits, CellStore(tmp_path / "other"))
+    with another_process(store, finished, 0, 16, 32) as let_go:
 
-    def finish(_: float) -> None:
-        store.save(finished)
-        holder.__exit__(None, None, None)
+        def finish(_: float) -> None:
+            store.save(finished)
+            let_go()
 
-    monkeypatch.setattr(matrix, "time", SimpleNamespace(sleep=finish))
-    monkeypatch.setattr(runner.Runner, "run", lambda *_: pytest.fail("computed twice"))
-    assert one(target, pgd(1), digits, store).verdicts == finished.verdicts
+        monkeypatch.setattr(matrix, "time", SimpleNamespace(sleep=finish))
+        monkeypatch.setattr(runner.Runner, "_run_chunk", lambda *_: pytest.fail("computed twice"))
+        assert one(target, pgd(1), digits, store).verdicts == finished.verdicts
 
 
-def test_two_processes_on_one_folder_lose_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "tools" / "kill_evaluation.py"), "worker"]
-    command += ["--results", str(tmp_path), "--images", "24", "--batch", "6"]
-    command += ["--stages", "apgd-ce"]
-    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT) for _ in range(2)]
-    assert [process.wait(timeout=200) for process in both] == [0, 0]
-    (cell,) = CellStore(tmp_path).all()
-    assert cell.complete
+def test_what_two_processes_save_of_one_stage_is_all_kept(
+    target: Target, digits: Dataset, store: CellStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process saves verdicts, seconds and a flag while we compute a chunk."""
+    whole = one(target, pgd(1), digits, CellStore(store.root / "alone"), n=8, batch=4)
+    theirs = blank(target, pgd(1), digits, 4)
+    theirs.verdicts = {"pgd1": UNSEEN * 4 + whole.verdicts["pgd1"][4:]}
+    theirs.seconds, theirs.flags = {"pgd1": 1000.0}, ["dynamic: the forward pass has gradients"]
+    theirs.provenance = {"device": "another device"}
+    check = numerics.check_ball
+
+    def meanwhile(*arguments: object) -> None:
+        store.save(theirs)
+        check(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(numerics, "check_ball", meanwhile)
+    cell = one(target, pgd(1), digits, store, n=8, batch=4)
+    assert cell.verdicts == whole.verdicts
+    assert cell.seconds["pgd1"] > 1000.0
+    assert cell.flags == theirs.flags
+    assert cell.provenance["device"].startswith("another device; ")
+
+
+def test_two_processes_on_one_folder_share_its_chunks(tmp_path: Path) -> None:
+    def start(folder: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(ROOT / "tools" / "kill_evaluation.py"), "worker"]
+        command += ["--results", str(tmp_path / folder), "--images", "24", "--batch", "6"]
+        command += ["--stages", "apgd-ce"]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT)
+
+    processes = [start(folder) for folder in ("shared", "shared", "alone")]
+    assert [process.wait(timeout=200) for process in processes] == [0, 0, 0]
+    (shared,), (alone,) = (CellStore(tmp_path / folder).all() for folder in ("shared", "alone"))
+    assert shared.complete
+    assert shared.verdicts == alone.verdicts
 
 
 @pytest.mark.slow
