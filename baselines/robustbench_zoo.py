@@ -19,7 +19,7 @@ from frbench.compat import robustbench_zoo, shadowed_robustbench_files
 from frbench.data import cache_root
 from frbench.errors import FrbenchError, InputError
 from frbench.models import weights_digest
-from frbench.models.foreign import find_state, read_checkpoint
+from frbench.models.foreign import read_checkpoint, read_state
 from frbench.models.outside import OutsideModel, refuse_options
 from frbench.names import unknown
 from frbench.published import RobustBenchEntry, robustbench
@@ -85,7 +85,7 @@ def load_state(module: nn.Module, path: Path) -> None:
     Raises:
         InputError: names the first tensor that is missing, left over or of another shape.
     """
-    state, _ = find_state(read_checkpoint(path), path)
+    state, _ = read_state(path)
     expected = module.state_dict()
     aligned = {_aligned(name, expected): tensor for name, tensor in state.items()}
     aligned = {n: t for n, t in aligned.items() if n in expected or not n.startswith(_LEFTOVERS)}

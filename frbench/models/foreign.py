@@ -114,18 +114,23 @@ def _is_torchscript(path: Path) -> bool:
 
 def read_foreign(path: Path) -> ForeignWeights:
     """Open a weights file, find its state dict, and bring it to a network's bare names."""
-    state, seen = find_state(read_checkpoint(path), path)
+    state, seen = read_state(path)
     state, normalization = _split_normalization(state, seen)
     state = {n: t for n, t in state.items() if n.rpartition(".")[2] not in _BOOKKEEPING}
-    state = strip_prefixes(state, seen)
+    state = _strip_prefixes(state, seen)
     if any(name.startswith("sub_block1.") for name in state):
         state = {n: t for n, t in state.items() if not n.startswith("sub_block1.")}
         seen.append("unused sub_block1 dropped")
     return ForeignWeights(path, state, normalization, tuple(seen))
 
 
-def find_state(content: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The state dict in a checkpoint, and under which key it was (empty when at the top)."""
+def read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The state dict in a weights file, and under which keys it was (none when at the top).
+
+    Raises:
+        InputError: as `read_checkpoint`, or the file holds no state dict.
+    """
+    content = read_checkpoint(path)
     seen: list[str] = []
     while isinstance(content, Mapping):
         if any(isinstance(v, torch.Tensor) and v.dim() > 0 for v in content.values()):
@@ -139,7 +144,7 @@ def find_state(content: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[
     raise InputError(f"no state dict in {path}: it holds a {type(content).__name__}")
 
 
-def strip_prefixes(state: dict[str, torch.Tensor], seen: list[str]) -> dict[str, torch.Tensor]:
+def _strip_prefixes(state: dict[str, torch.Tensor], seen: list[str]) -> dict[str, torch.Tensor]:
     """Drop the wrappers' names that stand before every tensor."""
     dropped = ""
     while state:
