@@ -29,6 +29,8 @@ from frbench.names import unknown
 
 SPLITS = {"val": "validation", "test": "test"}
 ABLATION = ("pgd_at", "at_swa", "at_fr", "at_fr_swa")
+"""The bars, in order."""
+_ATTACKS = ("clean", "pgd20")
 _CHOOSE = "keep the cells of one suite in a results folder of their own"
 
 
@@ -289,23 +291,17 @@ class Ablation:
         output.save_figure(out, "ablation", self.plot())
 
 
-def ablation(
-    cells: Iterable[Cell],
-    *,
-    rows: Sequence[str] = ABLATION,
-    attacks: Sequence[str] = ("clean", "pgd20"),
-) -> Ablation:
-    """Compare recipes by complete cells of best checkpoints, in the order of `rows`.
+def ablation(cells: Iterable[Cell]) -> Ablation:
+    """Compare the recipes of ABLATION by complete cells of best checkpoints.
 
-    Args:
-        rows: names of models or of recipes; a recipe's bar is the mean over its seeds.
+    A recipe's bar is the mean over its seeds.
 
     Raises:
         InputError: no such cell, cells that cannot be compared, or several runs of one seed.
     """
-    wanted = [(row, c) for c in cells if (row := _bar(c, rows)) and c.attack.name in attacks]
+    wanted = [(row, c) for c in cells if (row := _bar(c)) and c.attack.name in _ATTACKS]
     if not wanted:
-        raise InputError(f"no complete cell of {', '.join(rows)}; evaluate them first")
+        raise InputError(f"no complete cell of {', '.join(ABLATION)}; evaluate them first")
     _check_alike([cell for _, cell in wanted])
     bars: dict[tuple[str, str], dict[int | None, Cell]] = {}
     for row, cell in sorted(wanted, key=lambda item: item[1].updated):
@@ -315,8 +311,8 @@ def ablation(
             which = f"{row}, seed {other.seed}: {other.target}, {cell.model.target}"
             raise InputError(f"several cells for {cell.attack.name} of {which}; {_CHOOSE}")
         seeds[cell.model.seed] = cell
-    present = tuple(row for row in rows if any(row == found for found, _ in bars))
-    shown = tuple(a for a in attacks if any(a == found for _, found in bars))
+    present = tuple(row for row in ABLATION if any(row == found for found, _ in bars))
+    shown = tuple(a for a in _ATTACKS if any(a == found for _, found in bars))
     places = [(row, attack) for row in present for attack in shown if (row, attack) in bars]
     return Ablation(
         present,
@@ -326,11 +322,11 @@ def ablation(
     )
 
 
-def _bar(cell: Cell, rows: Sequence[str]) -> str | None:
+def _bar(cell: Cell) -> str | None:
     """The row that a cell belongs to; none for one that is unfinished or of a last checkpoint."""
     if not cell.complete or cell.model.weights not in (None, "best"):
         return None
-    return next((r for r in (cell.model.name, cell.model.defense) if r in rows), None)
+    return next((r for r in (cell.model.name, cell.model.defense) if r in ABLATION), None)
 
 
 def _check_alike(cells: Sequence[Cell]) -> None:

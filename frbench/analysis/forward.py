@@ -38,7 +38,6 @@ def verdicts(
     labels: torch.Tensor,
     *,
     model: nn.Module | None = None,
-    seed: int = 0,
     batch: int = EVALUATION_BATCH,
 ) -> str:
     """One character an image, '1' where the target is right, from one float32 forward pass.
@@ -50,7 +49,7 @@ def verdicts(
     text = ""
     with target.ready() as device:
         for x, y in zip(torch.split(images, batch), torch.split(labels, batch), strict=True):
-            right = judge.correct(x.to(device, torch.float32), y.to(device), seed)
+            right = judge.correct(x.to(device, torch.float32), y.to(device), seed=0)
             text += "".join("1" if r else "0" for r in right.tolist())
     return text
 

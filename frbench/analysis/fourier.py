@@ -23,7 +23,6 @@ from rich.table import Table
 from frbench.analysis import output
 from frbench.analysis.forward import check_targets, verdicts
 from frbench.analysis.inputs import ImageSet
-from frbench.engine.presets import EVALUATION_BATCH
 from frbench.errors import InputError
 from frbench.evaluation.target import Target
 
@@ -157,7 +156,6 @@ def fourier_study(
     images: int = IMAGES,
     step: int = 1,
     seed: int = 0,
-    batch: int = EVALUATION_BATCH,
 ) -> FourierStudy:
     """Measure the error of each model under each single frequency.
 
@@ -179,13 +177,11 @@ def fourier_study(
     if images < len(samples):
         order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
         chosen = samples.subset(order[:images].sort().values)
-    maps = tuple(_measure(target, chosen, norm, step, seed, batch) for target in targets)
+    maps = tuple(_measure(target, chosen, norm, step, seed) for target in targets)
     return FourierStudy(maps, norm, len(chosen), step, seed, samples.describe())
 
 
-def _measure(
-    target: Target, samples: ImageSet, norm: float, step: int, seed: int, batch: int
-) -> FourierMap:
+def _measure(target: Target, samples: ImageSet, norm: float, step: int, seed: int) -> FourierMap:
     height, width = samples.size
     rows, columns = _frequencies(height, step), _frequencies(width, step)
     generator = torch.Generator().manual_seed(seed)
@@ -200,14 +196,14 @@ def _measure(
                 signs = torch.randint(2, (*images.shape[:2], 1, 1), generator=generator) * 2 - 1
                 wave = norm * plane_wave(row, column, height, width)
                 shown = (images + signs * wave).clamp_(0, 1)
-                measured[min(pair)] = _error(target, shown, samples.labels, batch)
+                measured[min(pair)] = _error(target, shown, samples.labels)
             error[a, b] = measured[min(pair)]
-    clean = _error(target, images, samples.labels, batch)
+    clean = _error(target, images, samples.labels)
     return FourierMap(target.record.name, rows, columns, error, clean)
 
 
-def _error(target: Target, images: torch.Tensor, labels: torch.Tensor, batch: int) -> float:
-    return verdicts(target, images, labels, batch=batch).count("0") / len(images)
+def _error(target: Target, images: torch.Tensor, labels: torch.Tensor) -> float:
+    return verdicts(target, images, labels).count("0") / len(images)
 
 
 def _frequencies(size: int, step: int) -> tuple[int, ...]:

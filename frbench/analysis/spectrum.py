@@ -24,7 +24,6 @@ from frbench.analysis.estimates import Estimate
 from frbench.analysis.forward import check_targets, craft
 from frbench.analysis.inputs import ImageSet
 from frbench.attacks.spec import AttackSpec
-from frbench.engine.presets import EVALUATION_BATCH
 from frbench.errors import InputError
 from frbench.evaluation.target import Target
 
@@ -223,7 +222,6 @@ def spectrum_study(
     attacks: Sequence[AttackSpec],
     *,
     seed: int = 0,
-    batch: int = EVALUATION_BATCH,
 ) -> SpectrumStudy:
     """Attack every model with every attack and average the spectra of what was added.
 
@@ -235,7 +233,7 @@ def spectrum_study(
     for target in targets:
         for spec in attacks:
             log.info("%s: spectrum of %s", target.record.name, spec.name)
-            added = craft(target, samples, spec, seed=seed, batch=batch) - samples.images
+            added = craft(target, samples, spec, seed=seed) - samples.images
             entries.append(_summarize(target.record.name, spec.name, added))
     white = torch.full((1, height, width), 1 / (height * width), dtype=torch.float64)
     bands = {b: float(white[0][mask].sum()) for b, mask in band_masks(height, width).items()}
