@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -95,7 +94,6 @@ def estimate(
     *,
     steps: int = 20,
     epochs_done: int = 0,
-    notice: Callable[[str], None] = lambda _: None,
 ) -> Estimate:
     """Forecast the training of `plan`, or what is left of it; nothing is written.
 
@@ -111,13 +109,12 @@ def estimate(
         device: where.
         steps: to time, of every phase (a mechanism that starts later begins another phase).
         epochs_done: by the run that will go on.
-        notice: told when a faster path fails.
 
     Raises:
         FrbenchError: out of memory; names the batch size that would fit.
     """
     began = time.perf_counter()
-    probe = Probe(plan, data, device, notice)
+    probe = Probe(plan, data, device)
     try:
         with contextlib.suppress(torch.OutOfMemoryError):
             return _measured(probe, steps, epochs_done, began)

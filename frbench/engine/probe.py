@@ -43,17 +43,16 @@ class Probe:
         plan: what would be trained.
         data: the dataset that the plan names.
         device: where.
-        notice: told when a faster path fails.
     """
 
-    def __init__(
-        self, plan: Plan, data: Dataset, device: Device, notice: Callable[[str], None]
-    ) -> None:
+    def __init__(self, plan: Plan, data: Dataset, device: Device) -> None:
         self.plan, self.device = plan, device
         if device.cuda:
             torch.cuda.reset_peak_memory_stats(device.device)
         self._short = _shortened(plan)
-        self.trainer = Trainer(self._short, data, device, RunFolder(Path(os.devnull)), notice)
+        # The training that follows gives the same notices.
+        nowhere = RunFolder(Path(os.devnull))
+        self.trainer = Trainer(self._short, data, device, nowhere, notice=lambda line: None)
         self.trainer.device.prepare()
         self._images = plan.frame.batch_size  # of a timed step
         self._slow = False
