@@ -108,25 +108,13 @@ def leaderboard_grids(board: Leaderboard, *, nearest: int | None = None) -> list
         nearest: show only this many RobustBench entries a row, those with the nearest accuracy.
     """
     grids: list[Grid] = []
-    reasons: dict[str, list[str]] = {}
     for table in board.tables:
         grids += [accuracy_grid(table), model_grid(table)]
         grids += neighbour_grids(board, table, nearest)
-        for row in table.rows:
-            if row.neighbours.reason:
-                labels = reasons.setdefault(row.neighbours.reason, [])
-                labels += [] if row.label in labels else [row.label]
     if board.paper is not None:
         grids.append(paper_grid(board))
-    if reasons:
-        alone = len(reasons) == 1
-        notes = tuple(
-            f"{'all such rows' if alone and len(labels) > 1 else ', '.join(labels)}: {reason}"
-            for reason, labels in reasons.items()
-        )
-        title = f"RobustBench ({board.robustbench.state}): rows without a neighbour"
-        grids.append(Grid(title, (), (), notes))
-    return grids
+    unmatched = unmatched_grid(board)
+    return grids if unmatched is None else [*grids, unmatched]
 
 
 def accuracy_grid(table: Table) -> Grid:
@@ -279,6 +267,25 @@ def neighbour_grids(board: Leaderboard, table: Table, nearest: int | None) -> li
     )
     header = ("Model", "Entry", "eps", "Clean", "AA", "Ours - theirs")
     return [Grid(title, header, tuple(lines), tuple(notes), text_columns=3, inline=True)]
+
+
+def unmatched_grid(board: Leaderboard) -> Grid | None:
+    """The rows without a RobustBench neighbour, and why; None when every row has one."""
+    reasons: dict[str, list[str]] = {}
+    for table in board.tables:
+        for row in table.rows:
+            if row.neighbours.reason:
+                labels = reasons.setdefault(row.neighbours.reason, [])
+                labels += [] if row.label in labels else [row.label]
+    if not reasons:
+        return None
+    alone = len(reasons) == 1
+    notes = tuple(
+        f"{'all such rows' if alone and len(labels) > 1 else ', '.join(labels)}: {reason}"
+        for reason, labels in reasons.items()
+    )
+    title = f"RobustBench ({board.robustbench.state}): rows without a neighbour"
+    return Grid(title, (), (), notes)
 
 
 def published_beside(neighbours: Neighbours) -> list[Neighbour]:

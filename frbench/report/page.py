@@ -22,11 +22,11 @@ from frbench.leaderboard.grids import (
     accuracy_grid,
     cost_text,
     difference_entry,
-    leaderboard_grids,
     neighbour_grids,
     number,
     rank_entry,
     score_entry,
+    unmatched_grid,
 )
 from frbench.leaderboard.rows import Leaderboard, Row, Score, Table
 from frbench.report.charts import (
@@ -111,7 +111,7 @@ def render_page(sources: Sources, runs_dir: Path, *, gallery: bool, now: datetim
         data=embedded_json(board),
         tables=[table_view(i, table, sources) for i, table in enumerate(board.tables)],
         paper=paper_grid(board),
-        unmatched=_unmatched(board),
+        unmatched=unmatched_grid(board),
         audits=sorted(sources.audits.values(), key=lambda a: (a.target, a.digest)),
         curves=[learning_curve(f"c{i}", c) for i, c in enumerate(sources.curves[:_MAX_CURVES])],
         curves_left_out=max(0, len(sources.curves) - _MAX_CURVES),
@@ -258,12 +258,6 @@ def paper_grid(board: Leaderboard) -> Grid | None:
             ]
     header = ("Method", "Source", "Clean", "FGSM", "PGD-20", "C&W", "AA")
     return Grid(paper.caption, header, tuple(rows), paper.remarks, text_columns=2)
-
-
-def _unmatched(board: Leaderboard) -> Grid | None:
-    """The rows without a RobustBench neighbour, and why."""
-    last = leaderboard_grids(board)[-1]
-    return last if not last.header and last.notes else None
 
 
 def references(board: Leaderboard) -> Grid:
