@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from frbench.analysis.filters import FrequencyFilter
 from frbench.errors import InputError
 from frbench.leaderboard.grids import Entry, Grid
 from frbench.published import PaperTable1, paper_table1
@@ -47,24 +48,20 @@ def sections(studies: Sequence[Study]) -> list[StudySection]:
     return made
 
 
-def _percent(estimate: Mapping[str, Any]) -> Entry:
-    """An estimate in [0, 1] as percent, with its interval in smaller print."""
+def _entry(estimate: Mapping[str, Any], scale: float = 100, digits: int = 1) -> Entry:
+    """An estimate with its interval in smaller print; a share in [0, 1] as percent by default."""
     value, low, high = (estimate[key] for key in ("value", "low", "high"))
     known = low is not None and high is not None
-    return Entry(f"{100 * value:.1f}", f"{100 * low:.1f}-{100 * high:.1f}" if known else "")
-
-
-def _filter_label(kind: Mapping[str, Any]) -> str:
-    width, inner = kind["bandwidth"], kind["inner"]
-    names = {"lowpass": f"{width}", "highpass": f">{width}", "bandpass": f"{inner}-{width}"}
-    return names[kind["kind"]]
+    interval = f"{scale * low:.{digits}f}-{scale * high:.{digits}f}" if known else ""
+    return Entry(f"{scale * value:.{digits}f}", interval)
 
 
 def _lowpass(name: str, content: Mapping[str, Any]) -> StudySection:
     entries = content["entries"]
     first = entries[0]
-    labels = list(dict.fromkeys(_filter_label(e["filter"]) for e in entries))
-    found = {(e["model"], e["attack"], _filter_label(e["filter"])): e for e in entries}
+    widths = [FrequencyFilter(**e["filter"]).label for e in entries]
+    labels = list(dict.fromkeys(widths))
+    found = {(e["model"], e["attack"], w): e for e, w in zip(entries, widths, strict=True)}
     series = list(dict.fromkeys((e["model"], e["attack"]) for e in entries))
     kind, attack = first["filter"]["kind"], content["attack"]["name"]
     attacked, adaptive = attack in {e["attack"] for e in entries}, content["adaptive"]
@@ -72,7 +69,7 @@ def _lowpass(name: str, content: Mapping[str, Any]) -> StudySection:
         (
             Entry(model),
             Entry(inputs),
-            *(_percent(found[model, inputs, f]["accuracy"]) for f in labels),
+            *(_entry(found[model, inputs, f]["accuracy"]) for f in labels),
         )
         for model, inputs in series
     ]
@@ -159,7 +156,7 @@ def _spectrum(name: str, content: Mapping[str, Any]) -> StudySection:
             Entry(e["model"]),
             Entry(e["attack"]),
             Entry(str(e["changed"])),
-            *(_percent(e["bands"][band]) for band in _BANDS),
+            *(_entry(e["bands"][band]) for band in _BANDS),
         )
         for e in entries
     ]
@@ -212,16 +209,11 @@ def _claims(name: str, content: Mapping[str, Any]) -> StudySection:
 
 
 def _kernels(name: str, content: Mapping[str, Any]) -> StudySection:
-    def text_of(estimate: Mapping[str, Any]) -> Entry:
-        low, high = estimate["low"], estimate["high"]
-        known = low is not None and high is not None
-        return Entry(f"{estimate['value']:.2f}", f"{low:.2f}-{high:.2f}" if known else "")
-
     rows = tuple(
         (
             Entry(e["model"]),
             Entry(str(len(e["by_filter"]))),
-            text_of(e["smoothness"]),
+            _entry(e["smoothness"], scale=1, digits=2),
             Entry(f"{e['independent_weights']:.2f}"),
         )
         for e in content["entries"]
