@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from frbench.errors import class_and_text
+
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -61,6 +63,4 @@ def _explain(path: Path, error: BaseException) -> BrokenModule:
         return BrokenModule(path, error.lineno or 1, f"syntax error: {error.msg}")
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     line = frames[-1].lineno if frames and frames[-1].lineno else 1
-    # Three lines hold what a failed validation says: how many errors, where, and what is wrong.
-    said = ": ".join(line.strip() for line in str(error).splitlines()[:3])
-    return BrokenModule(path, line, f"{type(error).__name__}: {said}")
+    return BrokenModule(path, line, class_and_text(error))

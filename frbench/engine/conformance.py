@@ -34,7 +34,7 @@ from frbench.engine.registry import Defense, parse_defense
 from frbench.engine.run import RunFolder
 from frbench.engine.step import TrainingStep
 from frbench.engine.trainer import Diverged, Trainer
-from frbench.errors import FrbenchError, InputError
+from frbench.errors import FrbenchError, InputError, class_and_text
 from frbench.models import Normalized, build_model
 
 IMAGES = 24
@@ -148,10 +148,7 @@ def _run(name: str, check: Check, bench: Bench) -> CheckResult:
     except Exception as error:  # a user's loss may raise anything
         frame = traceback.extract_tb(error.__traceback__)[-1]
         own = _own_frame(error, bench.defense) or (frame.filename, frame.lineno)
-        # Three lines hold what a failed validation says: how many errors, where, and what is wrong.
-        told = [line.strip() for line in str(error).strip().splitlines()[:3]]
-        said = ": ".join([type(error).__name__, *told])
-        problem = f"{shown(own[0])}:{own[1]}: {said}"
+        problem = f"{shown(own[0])}:{own[1]}: {class_and_text(error)}"
     return CheckResult(name, problem is None, problem or "")
 
 
