@@ -14,7 +14,7 @@ from frbench.leaderboard import statistics
 from frbench.leaderboard.columns import columns_of
 from frbench.leaderboard.rows import Column, Difference, Part
 from frbench.leaderboard.scores import paired_difference, percent
-from frbench.leaderboard.selection import full_name, load_cells, pick, spec_id, task_of
+from frbench.leaderboard.selection import Task, full_name, load_cells, pick, spec_id, task_of
 from frbench.leaderboard.table import build
 from frbench.names import unknown
 
@@ -147,21 +147,22 @@ def compare_rows(a: Sequence[Cell], b: Sequence[Cell]) -> RowComparison:
     """
     compared: list[AttackComparison] = []
     skipped: list[str] = []
-    groups = sorted({_comparable(c) for c in [*a, *b]})
-    specs = {spec_id(c.attack): c.attack for c in [*a, *b]}
-    order = {spec_id(column.attack): column for column in columns_of(specs)}
-    for group in sorted(groups, key=lambda g: (g[:-1], list(order).index(g[-1]))):
-        column = order[group[-1]]
-        own = [[c for c in cells if _comparable(c) == group] for cells in (a, b)]
-        if not all(own):
-            who = full_name((b if own[0] else a)[0].model)
-            skipped.append(f"{column.label} ({group[0]}, {group[3]}): {who} has no such cell")
-            continue
-        result = _compare_attack(column, own[0], own[1])
-        if result is None:
-            skipped.append(f"{column.label} ({group[0]}, {group[3]}): not finished for both")
-        else:
-            compared.append(result)
+    columns = columns_of({spec_id(c.attack): c.attack for c in [*a, *b]})
+    for task in sorted({task_of(c) for c in [*a, *b]}):
+        for column in columns:
+            own_a, own_b = (_cells_of(cells, task, column) for cells in (a, b))
+            if not own_a and not own_b:
+                continue
+            what = f"{column.label} ({task.dataset}, {task.precision})"
+            if not own_a or not own_b:
+                who = full_name((b if own_a else a)[0].model)
+                skipped.append(f"{what}: {who} has no such cell")
+                continue
+            result = _compare_attack(column, own_a, own_b)
+            if result is None:
+                skipped.append(f"{what}: not finished for both")
+            else:
+                compared.append(result)
     if not compared:
         raise InputError(f"nothing to compare: {'; '.join(skipped)}")
     return RowComparison(
@@ -174,9 +175,9 @@ def compare_rows(a: Sequence[Cell], b: Sequence[Cell]) -> RowComparison:
     )
 
 
-def _comparable(cell: Cell) -> tuple[str, str, str, str, str]:
-    task = task_of(cell)
-    return task.dataset, task.split, task.sha256, task.precision, spec_id(cell.attack)
+def _cells_of(cells: Sequence[Cell], task: Task, column: Column) -> list[Cell]:
+    wanted = spec_id(column.attack)
+    return [c for c in cells if task_of(c) == task and spec_id(c.attack) == wanted]
 
 
 def _compare_attack(

@@ -15,7 +15,7 @@ from frbench.evaluation.cells import Cell, CellStore, ModelRecord
 CLEAN = "clean"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Task:
     """What two cells must share before their images may be compared."""
 
