@@ -135,8 +135,7 @@ def check_recipe(defense: Defense, names: Iterable[str] | None = None) -> list[C
         defense: found by `parse_defense`.
         names: keys of `CHECKS`; None for every check.
     """
-    data = _few(load_dataset("digits"))
-    bench = Bench(defense, data)
+    bench = Bench(defense, _few_digits())
     return [_run(name, CHECKS[name], bench) for name in (CHECKS if names is None else names)]
 
 
@@ -175,8 +174,9 @@ def _short(recipe: Recipe) -> dict[str, str]:
     return {"epochs": "3", "validation_every": "3", "validation_images": "32", **started}
 
 
-def _few(data: Dataset) -> Dataset:
+def _few_digits() -> Dataset:
     """Enough images for some steps an epoch, few enough for a second of training."""
+    data = load_dataset("digits")
     return Dataset(data.name, data.train.first(TRAINED), data.test, data.classes)
 
 
@@ -395,12 +395,14 @@ def minimum_units(bench: Bench, recipe: Recipe) -> int:
     prediction is the target. Each branch of the loss that carries gradient needs 3 F, one that is
     only read 1 F; AWP needs the gradient twice.
     """
-    classes = len(bench.data.classes)
     generator = torch.Generator().manual_seed(0)
-    logits = [torch.randn(IMAGES, classes, generator=generator, requires_grad=True) for _ in "ca"]
-    outputs = _fixed(bench, logits)
+    shape = IMAGES, len(bench.data.classes)
+    clean, adversarial = (
+        torch.randn(shape, generator=generator, requires_grad=True) for _ in range(2)
+    )
+    outputs = Outputs.of_logits(clean, adversarial, bench.labels)
     loss = recipe.loss(outputs, LAST)
-    grads = torch.autograd.grad(loss, logits, allow_unused=True)
+    grads = torch.autograd.grad(loss, [clean, adversarial], allow_unused=True)
     units = 2 * recipe.attack.steps + (recipe.attack.maximize != "ce")
     passes = 2 if recipe.mechanism("awp") is not None else 1
     for name, gradient in zip(("clean_logits", "adversarial_logits"), grads, strict=True):
@@ -411,15 +413,9 @@ def minimum_units(bench: Bench, recipe: Recipe) -> int:
     return units
 
 
-def _fixed(bench: Bench, logits: list[Tensor]) -> Outputs:
-    """Outputs of a model that answers with these clean and adversarial logits."""
-    clean, adversarial = torch.zeros(1), torch.ones(1)
-    return Outputs(lambda x: logits[int(x.item())], clean, adversarial, bench.labels)
-
-
 def forward_units_table(names: Iterable[str]) -> list[Cost]:
     """Costs of the named recipes."""
-    data = _few(load_dataset("digits"))
+    data = _few_digits()
     return [forward_units(Bench(parse_defense(name), data)) for name in names]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 
@@ -28,6 +29,12 @@ class Outputs:
         self.images = images
         self.adversarial = adversarial
         self.labels = labels
+
+    @classmethod
+    def of_logits(cls, clean: Tensor, adversarial: Tensor, labels: Tensor) -> Outputs:
+        """Outputs of a model that answers with these logits, (batch, classes); without images."""
+        answers = (clean, adversarial)
+        return cls(lambda which: answers[int(which)], torch.zeros(1), torch.ones(1), labels)
 
     @cached_property
     def clean_logits(self) -> Tensor:
