@@ -7,7 +7,6 @@ rest of a target, such as a path, into an `OutsideModel`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -125,27 +124,24 @@ def confirm(model: OutsideModel, images: torch.Tensor, labels: torch.Tensor) -> 
             set decides nothing here.
         labels: int64, shape (n,).
     """
-    known = {str(model.normalization): _correct(model.module, images, labels)}
-    choices: dict[str, Normalization | None] = {str(model.normalization): model.normalization}
+    own = _correct(model.module, images, labels)
+    correct = {model.normalization: own}
     if isinstance(model.module, Normalized):
         for other in NORMALIZATIONS.values():
-            if str(other) not in known and _fits(other, images):
-                choices[str(other)] = other
+            # Told apart as they read, because a file may have rounded its constants to float32.
+            if str(other) != str(model.normalization) and _fits(other, images):
                 module = Normalized(model.module.net, other).to(images.device).eval()
-                known[str(other)] = _correct(module, images, labels)
-    own = known[str(model.normalization)]
-    best = max(known, key=lambda name: int(known[name].sum()))
-    if not _clearly_better(known[best], own):
-        best = str(model.normalization)
-    if model.certainty == "declared" and best != str(model.normalization):
-        return Confirmation(
-            model.normalization, _share(own), len(labels), _wrong_normalization(best, known)
-        )
-    accuracy = _share(known[best])
-    warning = ""
-    if accuracy < 2 / model.classes:
+                correct[other] = _correct(module, images, labels)
+    best = max(correct, key=lambda normalization: int(correct[normalization].sum()))
+    if not _clearly_better(correct[best], own):
+        best = model.normalization
+    share, warning = _share(correct[best]), ""
+    if model.certainty == "declared" and best != model.normalization:
+        warning = f"normalization {best or 'none'} would give {share:.1%}; was the right one given?"
+        best, share = model.normalization, _share(own)
+    elif share < 2 / model.classes:
         warning = "this is near chance: wrong architecture, normalization, dataset or class order?"
-    return Confirmation(choices[best], accuracy, len(labels), warning)
+    return Confirmation(best, share, len(labels), warning)
 
 
 def renormalized(model: OutsideModel, normalization: Normalization | None) -> OutsideModel:
@@ -155,11 +151,6 @@ def renormalized(model: OutsideModel, normalization: Normalization | None) -> Ou
     module = Normalized(model.module.net, normalization).eval()
     digest = weights_digest(module.state_dict(), model.architecture, normalization)
     return dataclasses.replace(model, module=module, normalization=normalization, digest=digest)
-
-
-def _wrong_normalization(best: str, known: Mapping[str, torch.Tensor]) -> str:
-    other = "none" if best == "None" else best
-    return f"normalization {other} would give {_share(known[best]):.1%}; was the right one given?"
 
 
 def _fits(normalization: Normalization | None, images: torch.Tensor) -> bool:
