@@ -15,14 +15,18 @@ from frbench.data import Dataset, load_dataset, to_float
 from frbench.discovery import discover
 from frbench.engine.presets import PRESETS
 from frbench.errors import FrbenchError, InputError
+from frbench.evaluation import numerics
 from frbench.evaluation.cells import ModelRecord
 from frbench.evaluation.target import Target
 from frbench.evaluation.views import changes, row_name
-from frbench.models.outside import Adapter, OutsideModel, confirm, renormalized, try_model
+from frbench.models.outside import Adapter, OutsideModel, confirm, renormalized
+from frbench.models.sizes import taking
 from frbench.names import lookup
 
 # Enough to tell a wrong normalization, which costs tens of points; a CPU takes seconds for these.
 _IMAGES = {"cpu": 128, "cuda": 512}
+_TRIED = 8
+"""Of these, first, to see whether the model takes them at all."""
 
 
 class Training(BaseModel):
@@ -113,10 +117,11 @@ def _trusted(model: OutsideModel, device: torch.device) -> OutsideModel:
     except FrbenchError as error:
         return _noted(model, f"not confirmed on images ({error})")
     images, labels = _sample(dataset, device)
-    try:
-        try_model(model.module, images[:8], len(dataset.classes))
-    except InputError as error:
-        raise InputError(f"{model.target}: {error}") from None
+    few, classes = slice(_TRIED), len(dataset.classes)
+    with taking(f"model '{model.target}'", images.shape[1:]):
+        numerics.correct(
+            model.module, images[few], labels[few], classes=classes, name=model.target, seed=0
+        )
     if model.certainty == "verified":
         return model
     confirmation = confirm(model, images, labels)

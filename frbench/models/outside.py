@@ -15,7 +15,6 @@ from torch import nn
 
 from frbench.errors import InputError
 from frbench.models.normalization import NORMALIZATIONS, Normalization, Normalized
-from frbench.models.sizes import taking
 from frbench.models.weights import weights_digest
 
 Certainty = Literal["verified", "declared", "guessed"]
@@ -86,31 +85,6 @@ def refuse_options(scheme: str, **options: str | None) -> None:
     for name, value in options.items():
         if value is not None:
             raise InputError(f"'{scheme}' brings its own {name}: leave out '{value}'")
-
-
-def try_model(module: nn.Module, images: torch.Tensor, classes: int) -> None:
-    """One forward pass of a few images, before hours are spent on attacks.
-
-    Args:
-        images: float in [0, 1], shape (n, channels, height, width).
-        classes: of the dataset.
-
-    Raises:
-        InputError: the model does not take such images, has another number of classes, or gives
-            logits that are not finite.
-    """
-    if images.min() < 0 or images.max() > 1:
-        raise InputError(f"images must lie in [0, 1], not [{images.min():.3g}, {images.max():.3g}]")
-    with torch.no_grad(), taking("the model", images.shape[1:]):
-        logits = module(images)
-    if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != len(images):
-        what = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise InputError(f"the model gives {what} for {len(images)} images, not one row of logits")
-    if logits.shape[1] != classes:
-        raise InputError(f"the model has {logits.shape[1]} classes, the dataset has {classes}")
-    if not torch.isfinite(logits).all():
-        bad = int((~torch.isfinite(logits)).any(1).sum())
-        raise InputError(f"the logits of {bad} of {len(images)} images are NaN or infinite")
 
 
 def confirm(model: OutsideModel, images: torch.Tensor, labels: torch.Tensor) -> Confirmation:

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from frbench.errors import InputError
 from frbench.models import NORMALIZATIONS, Normalized, weights_digest
-from frbench.models.outside import OutsideModel, confirm, renormalized, try_model
+from frbench.models.outside import OutsideModel, confirm, renormalized
 
 CIFAR = NORMALIZATIONS["cifar10"]
 
@@ -80,47 +79,3 @@ def test_another_normalization_is_another_model():
     assert other.normalization == CIFAR
     assert other.digest != model.digest
     assert other.module.net is model.module.net
-
-
-class Fixed(nn.Module):
-    """Gives the same answer whatever it sees."""
-
-    def __init__(self, answer):
-        super().__init__()
-        self.answer = answer
-
-    def forward(self, x):
-        return self.answer
-
-
-IMAGES = torch.rand(4, 3, 32, 32)
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (torch.zeros(4, 100), "100 classes, the dataset has 10"),
-        (torch.full((4, 10), float("nan")), "4 of 4 images are NaN"),
-        (torch.tensor([[0.0] * 10] * 3 + [[float("inf")] * 10]), "1 of 4 images"),
-        (torch.zeros(4, 10, 1, 1), "not one row of logits"),
-        ((torch.zeros(4, 10),), "tuple"),
-    ],
-)
-def test_senseless_logits_are_refused(answer, message):
-    with pytest.raises(InputError, match=message):
-        try_model(Fixed(answer), IMAGES, 10)
-
-
-def test_a_model_of_another_input_size_is_refused():
-    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 224 * 224, 10))
-    with pytest.raises(InputError, match="the model cannot take images of 3x32x32: mat1 and mat2"):
-        try_model(net, IMAGES, 10)
-
-
-def test_images_outside_the_unit_range_are_refused():
-    with pytest.raises(InputError, match=r"\[0, 1\]"):
-        try_model(Fixed(torch.zeros(4, 10)), IMAGES * 255, 10)
-
-
-def test_a_sound_model_passes():
-    try_model(Fixed(torch.zeros(4, 10)), IMAGES, 10)
