@@ -25,7 +25,7 @@ from frbench.engine.mechanisms import AVERAGES
 from frbench.engine.plan import Plan
 from frbench.engine.presets import find_preset
 from frbench.engine.run import RunFolder, find_run
-from frbench.engine.trainer import Trainer, check_sizes, initial_model, open_run, weights_meta
+from frbench.engine.trainer import Trainer, check_sizes, initial_model, weights_meta
 from frbench.errors import InputError
 from frbench.evaluation import Cell, CellStore, evaluate, run_target
 from frbench.evaluation.costs import measure, probe_images
@@ -274,7 +274,7 @@ def train(plan: Plan, device: Device, runs_dir: Path, console: Console) -> RunFo
         console.print(f"{run.name}: trained already, reused", highlight=False)
         return run
     data = load_dataset(plan.frame.dataset)
-    run = find_run(runs_dir, plan) or open_run(runs_dir, plan)
+    run = find_run(runs_dir, plan) or RunFolder(runs_dir / plan.name)
     with _alone(run):
         run.drop_leftovers()
         display = TrainingDisplay(console, run.name, plan.frame.epochs)

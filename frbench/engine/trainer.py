@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -427,8 +426,3 @@ def _test_judge(
     """Judges the test images that learning curves were asked for, if they were."""
     n = plan.frame.test_images
     return Judge(data.test.first(n), device, plan.recipe.attack, notice) if n else None
-
-
-def open_run(runs_dir: Path, plan: Plan) -> RunFolder:
-    """The folder of a new run of `plan`."""
-    return RunFolder(runs_dir / plan.name)

@@ -7,9 +7,9 @@ import pytest
 from frbench.engine.device import find_device
 from frbench.engine.plan import resolve
 from frbench.engine.registry import parse_defense
-from frbench.engine.run import find_run
+from frbench.engine.run import RunFolder, find_run
 from frbench.engine.source import source_digest
-from frbench.engine.trainer import Trainer, open_run
+from frbench.engine.trainer import Trainer
 from frbench.errors import InputError
 
 
@@ -121,7 +121,7 @@ def test_settings_and_imports_do_not_count(mine):
 def test_a_changed_formula_is_not_reused(mine, small_digits, tmp_path):
     mine()
     plan = resolve("mine", preset="smoke")
-    trainer = Trainer(plan, small_digits, find_device("cpu"), open_run(tmp_path, plan))
+    trainer = Trainer(plan, small_digits, find_device("cpu"), RunFolder(tmp_path / plan.name))
     trainer.folder.write_info(trainer._info(finished=True))
     assert find_run(tmp_path, plan) is not None
     mine("self.beta *", "2 * self.beta *")

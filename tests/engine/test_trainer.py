@@ -16,7 +16,7 @@ from frbench.engine.device import find_device
 from frbench.engine.judge import Judge, Judgement
 from frbench.engine.plan import resolve
 from frbench.engine.run import RunFolder, find_run
-from frbench.engine.trainer import Diverged, Trainer, open_run
+from frbench.engine.trainer import Diverged, Trainer
 from frbench.errors import FrbenchError, InputError
 from frbench.models import load_weights
 
@@ -427,7 +427,7 @@ def test_a_second_trainer_on_the_same_folder_is_refused(tmp_path, small_digits, 
     found, console = plan(), Console(quiet=True)
     context = multiprocessing.get_context("fork")
     ready, done = context.Event(), context.Event()
-    folder = open_run(tmp_path, found)
+    folder = RunFolder(tmp_path / found.name)
     process = context.Process(target=hold, args=(folder.lock(), ready, done))
     process.start()
     try:
@@ -445,7 +445,7 @@ def test_a_second_trainer_on_the_same_folder_is_refused(tmp_path, small_digits, 
 
 
 def finished(runs_dir, found):
-    run = open_run(runs_dir, found)
+    run = RunFolder(runs_dir / found.name)
     run.write_info({"settings": found.settings(), "finished": True})
     return run
 
@@ -468,11 +468,11 @@ def test_run_with_another_average_or_seed_or_setting_does_not_serve(tmp_path):
         plan("trades"),
     ):
         assert find_run(tmp_path, other) is None
-        assert not open_run(tmp_path, other).path.exists()  # nor does it share the folder
+        assert not RunFolder(tmp_path / other.name).path.exists()  # nor does it share the folder
 
 
 def test_finished_run_is_preferred_to_an_unfinished_one(tmp_path):
-    unfinished = open_run(tmp_path, plan("pgd_at"))
+    unfinished = RunFolder(tmp_path / plan("pgd_at").name)
     unfinished.write_info({"settings": plan("pgd_at").settings(), "finished": False})
     assert find_run(tmp_path, plan("pgd_at")).name == unfinished.name
     done = finished(tmp_path, plan("at_swa", swa__start_epoch=1))
@@ -499,7 +499,7 @@ def test_run_of_another_preset_does_not_serve(tmp_path):
 def test_unfinished_run_with_an_average_is_not_resumed_as_one_without(tmp_path):
     """Else its last epochs would be missing from the average, and nobody would see it."""
     found = plan("at_swa", swa__start_epoch=1)
-    averaged = open_run(tmp_path, found)
+    averaged = RunFolder(tmp_path / found.name)
     averaged.write_info({"settings": found.settings(), "finished": False})
     assert find_run(tmp_path, plan("pgd_at")) is None
     assert find_run(tmp_path, found).name == averaged.name
@@ -514,7 +514,7 @@ def test_run_with_test_curves_serves_a_plan_without_and_not_vice_versa(tmp_path)
 
 
 def test_run_from_before_a_setting_still_serves(tmp_path):
-    run = open_run(tmp_path, plan())
+    run = RunFolder(tmp_path / plan().name)
     settings = plan().settings()
     del settings["frame"]["test_images"]
     run.write_info({"settings": settings, "finished": True})
