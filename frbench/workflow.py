@@ -50,7 +50,7 @@ def check(plans: Sequence[Plan], n: int | None = None) -> None:
     for plan in plans:
         train, test = lookup("dataset", plan.frame.dataset, DATASETS).sizes
         check_architecture(plan.frame.architecture)
-        check_sizes(plan, plan.frame.dataset, train=train, test=test)
+        check_sizes(plan, train=train, test=test)
         if n is not None and n > test:
             raise InputError(
                 f"n={n} exceeds the {test} test images of {plan.frame.dataset}; give a smaller one"

@@ -107,7 +107,7 @@ class InnerAttack(BaseModel):
 
 
 @contextlib.contextmanager
-def attacking(model: nn.Module, batchnorm: Literal["eval", "train"] = "eval") -> Iterator[None]:
+def attacking(model: nn.Module, batchnorm: Literal["eval", "train"]) -> Iterator[None]:
     """Freeze the parameters and set the mode; both are as before on leaving."""
     training = model.training
     trainable = [p for p in model.parameters() if p.requires_grad]

@@ -71,7 +71,7 @@ class Trainer:
         notice: Callable[[str], None] = to_stderr,
     ) -> None:
         frame = plan.frame
-        check_sizes(plan, data.name, train=len(data.train), test=len(data.test))
+        check_sizes(plan, train=len(data.train), test=len(data.test))
         self._meta = weights_meta(plan, data)
         self.model = initial_model(plan, self._meta, device)
         shape = data.train.images.shape[1:]
@@ -402,8 +402,8 @@ def _batches(split: Split, plan: Plan, device: Device, data: Dataset, seed: int)
     )
 
 
-def check_sizes(plan: Plan, dataset: str, *, train: int, test: int) -> None:
-    """Raise InputError where a plan wants more images than a dataset of these sizes has.
+def check_sizes(plan: Plan, *, train: int, test: int) -> None:
+    """Raise InputError where a plan wants more images than its dataset, of these sizes, has.
 
     The default of `validation_images` means at most so many; one that was typed is a number.
     """
@@ -416,7 +416,8 @@ def check_sizes(plan: Plan, dataset: str, *, train: int, test: int) -> None:
         wanted = getattr(frame, key)
         if wanted > most:
             raise InputError(
-                f"{key}={wanted} exceeds the {most} {kind} images of {dataset}; give a smaller one"
+                f"{key}={wanted} exceeds the {most} {kind} images of {frame.dataset}; give a "
+                "smaller one"
             )
 
 

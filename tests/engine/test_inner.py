@@ -52,7 +52,7 @@ def test_train_mode_attack_moves_batchnorm_as_declared(model, batch, maximize, f
 
 def test_mode_and_frozen_parameters_come_back_after_an_error(model):
     model.net.stem.weight.requires_grad_(False)
-    with pytest.raises(RuntimeError, match="in the attack"), attacking(model):
+    with pytest.raises(RuntimeError, match="in the attack"), attacking(model, "eval"):
         assert not model.training
         raise RuntimeError("in the attack")
     assert model.training
