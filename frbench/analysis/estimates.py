@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -66,8 +65,3 @@ def mean_difference(first: Sequence[float], second: Sequence[float]) -> Estimate
         return Estimate(value, value, value)
     found = stats.ttest_ind(first, second, equal_var=False).confidence_interval(CONFIDENCE)
     return Estimate(value, float(found.low), float(found.high))
-
-
-def jsonable(estimates: dict[str, Estimate]) -> dict[str, Any]:
-    """Several named estimates as JSON."""
-    return {name: estimate.to_json() for name, estimate in estimates.items()}

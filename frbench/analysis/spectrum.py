@@ -134,7 +134,10 @@ class SpectrumStudy:
             "seed": self.seed,
             "data": self.data,
             "white_noise": {"rings": list(self.white_rings), "bands": self.white_bands},
-            "entries": [{**asdict(e), "bands": estimates.jsonable(e.bands)} for e in self.entries],
+            "entries": [
+                {**asdict(e), "bands": {band: share.to_json() for band, share in e.bands.items()}}
+                for e in self.entries
+            ],
         }
 
     def table(self) -> Table:
