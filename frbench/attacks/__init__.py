@@ -2,13 +2,12 @@
 
 from frbench.attacks.build import Attacker, build_attack, seeded
 from frbench.attacks.columns import autoattack, parse_attacks, parse_eps, pgd, specs
-from frbench.attacks.spec import AA_STAGES, AttackSpec, Norm, format_length
+from frbench.attacks.spec import AA_STAGES, AttackSpec, format_length
 
 __all__ = [
     "AA_STAGES",
     "AttackSpec",
     "Attacker",
-    "Norm",
     "autoattack",
     "build_attack",
     "format_length",

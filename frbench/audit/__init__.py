@@ -4,7 +4,7 @@ Here is what a table needs of an audit. The panel is `frbench.audit.run`: it imp
 libraries, which takes longer than a table does.
 """
 
-from frbench.audit.findings import MARKS, Finding, Verdict
+from frbench.audit.findings import MARKS, Finding
 from frbench.audit.report import Audit, AuditReport, read_audits, save_report, worst_audit
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "Audit",
     "AuditReport",
     "Finding",
-    "Verdict",
     "read_audits",
     "save_report",
     "worst_audit",

@@ -1,6 +1,6 @@
 """Data: verified datasets in memory, parted and served in augmented batches on the device."""
 
-from frbench.data.batches import Batch, Batches, Padding, augment, to_float
+from frbench.data.batches import Batches, augment, to_float
 from frbench.data.cache import cache_path, cache_root
 from frbench.data.datasets import (
     DATASETS,
@@ -14,11 +14,9 @@ from frbench.data.types import Dataset, Split, holdout
 
 __all__ = [
     "DATASETS",
-    "Batch",
     "Batches",
     "Dataset",
     "DatasetSpec",
-    "Padding",
     "Split",
     "augment",
     "cache_path",

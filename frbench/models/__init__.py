@@ -1,19 +1,17 @@
 """Networks by name, with normalization inside, and their weights on disk."""
 
-from frbench.models.architectures import Architecture, architectures, build_model
-from frbench.models.normalization import NORMALIZATIONS, Normalization, Normalized, network_state
+from frbench.models.architectures import architectures, build_model
+from frbench.models.normalization import NORMALIZATIONS, Normalization, Normalized
 from frbench.models.weights import (
     WeightsMeta,
     blank_model,
     load_weights,
-    read_weights,
     save_weights,
     weights_digest,
 )
 
 __all__ = [
     "NORMALIZATIONS",
-    "Architecture",
     "Normalization",
     "Normalized",
     "WeightsMeta",
@@ -21,8 +19,6 @@ __all__ = [
     "blank_model",
     "build_model",
     "load_weights",
-    "network_state",
-    "read_weights",
     "save_weights",
     "weights_digest",
 ]
