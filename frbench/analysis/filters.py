@@ -117,14 +117,6 @@ def default_bandwidths(size: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(2 * round(share * size / 2) for share in _TABLE_1))
 
 
-def parse_bandwidths(text: str) -> tuple[int, ...]:
-    """A list as users type it, `32,24,16`; InputError when a part is not a whole number."""
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise InputError(f"bandwidths '{text}' are not whole numbers, such as 32,24,16") from None
-
-
 def check_fits(bandwidth: int, height: int, width: int) -> None:
     """Raise InputError for a block that is larger than the image."""
     if bandwidth > min(height, width):

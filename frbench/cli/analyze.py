@@ -71,18 +71,18 @@ def lowpass(
 
         frbench analyze lowpass natural at_fr_swa --adaptive
     """
-    from frbench.analysis.filters import parse_bandwidths
     from frbench.analysis.lowpass import filter_study
 
     if adaptive and not attack:
         raise InputError("--adaptive is about the attack: leave --no-attack out")
+    widths = None if bandwidths is None else _numbers("bandwidths", bandwidths, "32,24,16")
     out = _folder(out, targets)
     subjects = _prepare(targets, device, runs_dir, out)
     with _progress():
         study = filter_study(
             subjects.targets,
             subjects.images(n, _LOWPASS),
-            bandwidths=None if bandwidths is None else parse_bandwidths(bandwidths),
+            bandwidths=widths,
             kind=kind,
             clamp=clamp,
             attacked=attack,
@@ -116,7 +116,7 @@ def spectrum(
     columns = [spec for spec in parse_attacks(attacks) if spec.name != "clean"]
     if not columns:
         raise InputError("the column 'clean' adds nothing: name an attack such as pgd20")
-    chosen = _indices(images)
+    chosen = _numbers("images", images, "13,1") or [0]
     out = _folder(out, targets)
     subjects = _prepare(targets, device, runs_dir, out)
     with _progress():
@@ -294,11 +294,12 @@ def _finish(study: _Study, out: Path, form: Form) -> None:
         plain_console().print(study.table())
 
 
-def _indices(text: str) -> list[int]:
+def _numbers(what: str, text: str, such_as: str) -> list[int]:
+    """A list as users type it, `13,1`; InputError when a part is not a whole number."""
     try:
-        return [int(part) for part in text.split(",") if part.strip()] or [0]
+        return [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise InputError(f"images '{text}' are not whole numbers, such as 13,1") from None
+        raise InputError(f"{what} '{text}' are not whole numbers, such as {such_as}") from None
 
 
 @contextlib.contextmanager

@@ -62,7 +62,7 @@ def test_stdout_is_the_json_that_is_written(command: typer.Typer, tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "file", "images"),
     [
-        (("lowpass", "one", "--bandwidths", "8", "--no-attack"), "lowpass", 200),
+        (("lowpass", "one", "--bandwidths", "8, 4,", "--no-attack"), "lowpass", 200),
         (("spectrum", "one", "--attacks", "fgsm", "--images", "2"), "spectrum", 128),
         (("fourier", "one", "--step", 4), "fourier", 200),
         (("claims", "two", "--natural", "one"), "lowpass", 200),
@@ -114,6 +114,7 @@ def test_wrong_arguments_are_told_before_anything_is_computed(
         ("leave --no-attack out", ("lowpass", "one", "--adaptive", "--no-attack")),
         ("adds nothing", ("spectrum", "one", "--attacks", "clean")),
         ("not whole numbers", ("spectrum", "one", "--images", "horse")),
+        ("not whole numbers", ("lowpass", "one", "--bandwidths", "8,wide")),
         ("unknown run 'none'", ("curves", "none", "--runs-dir", tmp_path, "--out", tmp_path)),
     ):
         with pytest.raises(InputError, match=message):

@@ -12,7 +12,6 @@ from frbench.analysis.filters import (
     FrequencyFilter,
     default_bandwidths,
     filter_bank,
-    parse_bandwidths,
 )
 from frbench.errors import InputError
 
@@ -145,6 +144,3 @@ def test_other_senseless_filters_are_refused() -> None:
 def test_the_papers_bandwidths_scale_with_the_image() -> None:
     assert default_bandwidths(32) == (32, 28, 24, 20, 16)
     assert default_bandwidths(8) == (8, 6, 4)
-    assert parse_bandwidths("32, 16,") == (32, 16)
-    with pytest.raises(InputError, match="not whole numbers"):
-        parse_bandwidths("32,wide")
