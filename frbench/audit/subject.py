@@ -58,12 +58,13 @@ class Subject:
         with seeded(self.seed + 1):
             return self.logits(images).argmax(dim=1) == self.labels
 
-    def perturbed(
+    def survivors(
         self, perturb: Perturb, *, seed: int | None = None, model: nn.Module | None = None
     ) -> Tensor:
-        """What `perturb(model, images, labels)` returns, batch by batch.
+        """Which images are still classified correctly once perturbed, batch by batch: bool (n,).
 
         Args:
+            perturb: gives adversarial images for (model, images, labels).
             seed: of its random numbers; by default the subject's.
             model: attacked instead of the subject's.
         """
@@ -71,13 +72,7 @@ class Subject:
         with seeded(self.seed if seed is None else seed):
             pairs = zip(self._parts(self.images), self._parts(self.labels), strict=True)
             parts = [perturb(attacked, images, labels).detach() for images, labels in pairs]
-        return torch.cat(parts)
-
-    def survivors(
-        self, perturb: Perturb, *, seed: int | None = None, model: nn.Module | None = None
-    ) -> Tensor:
-        """Which images are still classified correctly after `perturbed`: bool (n,)."""
-        return self.right(self.perturbed(perturb, seed=seed, model=model))
+        return self.right(torch.cat(parts))
 
     def restarts(self) -> list[Tensor]:
         """Survivors of PGD-20 on cross-entropy after 1, 2, ... random starts; computed once."""
