@@ -26,6 +26,7 @@ from frbench.engine.presets import find_preset
 from frbench.engine.run import RunFolder, find_run
 from frbench.errors import InputError
 from frbench.evaluation import Cell, CellStore
+from frbench.evaluation.cells import ROBUST
 from frbench.evaluation.provenance import deciding_versions
 from frbench.leaderboard.statistics import seed_summary, wilson
 from frbench.published import DATA_FOLDER, Data
@@ -274,7 +275,7 @@ def seed_result(plan: Plan, cells: Iterable[Cell], run: RunFolder | None) -> See
                 f"{plan.seed}: '{bench_command(plan, 1)} --seed {plan.seed}' measures it"
             )
     shared = own["aa"].data.n
-    left = own["pgd20"].final_verdicts()[:shared].count("1")
+    left = own["pgd20"].final_verdicts()[:shared].count(ROBUST)
     values = {name: 100 * own[name].accuracy for name in COLUMNS}
     values["gap"] = 100 * (left - own["aa"].correct()) / shared
     curve = {

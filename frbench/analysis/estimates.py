@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy import stats
 
+from frbench.evaluation.cells import ROBUST
 from frbench.leaderboard.statistics import CONFIDENCE, pair_counts, paired_interval, wilson
 
 
@@ -35,7 +36,7 @@ class Estimate:
 
 def accuracy(verdicts: str) -> Estimate:
     """Share of '1' among the verdicts, with Wilson's interval."""
-    correct = verdicts.count("1")
+    correct = verdicts.count(ROBUST)
     return Estimate(correct / len(verdicts), *wilson(correct, len(verdicts)))
 
 

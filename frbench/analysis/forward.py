@@ -12,6 +12,7 @@ from frbench.attacks import AttackSpec, build_attack
 from frbench.engine.presets import EVALUATION_BATCH
 from frbench.errors import InputError
 from frbench.evaluation import numerics
+from frbench.evaluation.cells import BROKEN, ROBUST
 from frbench.evaluation.target import Target
 
 
@@ -50,7 +51,7 @@ def verdicts(
     with target.ready() as device:
         for x, y in zip(torch.split(images, batch), torch.split(labels, batch), strict=True):
             right = judge.correct(x.to(device, torch.float32), y.to(device), seed=0)
-            text += "".join("1" if r else "0" for r in right.tolist())
+            text += "".join(ROBUST if r else BROKEN for r in right.tolist())
     return text
 
 

@@ -24,6 +24,7 @@ from frbench.analysis import output
 from frbench.analysis.forward import check_targets, verdicts
 from frbench.analysis.inputs import ImageSet
 from frbench.errors import InputError
+from frbench.evaluation.cells import BROKEN
 from frbench.evaluation.target import Target
 
 log = logging.getLogger(__name__)
@@ -203,7 +204,7 @@ def _measure(target: Target, samples: ImageSet, norm: float, step: int, seed: in
 
 
 def _error(target: Target, images: torch.Tensor, labels: torch.Tensor) -> float:
-    return verdicts(target, images, labels).count("0") / len(images)
+    return verdicts(target, images, labels).count(BROKEN) / len(images)
 
 
 def _frequencies(size: int, step: int) -> tuple[int, ...]:

@@ -32,6 +32,7 @@ from frbench.analysis.inputs import ImageSet
 from frbench.attacks import specs
 from frbench.attacks.spec import AttackSpec
 from frbench.engine.presets import EVALUATION_BATCH
+from frbench.evaluation.cells import ROBUST
 from frbench.evaluation.target import Target
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class FilteredAccuracy:
             "attack": self.attack,
             "filter": self.filter.to_json(),
             "n": len(self.verdicts),
-            "correct": self.verdicts.count("1"),
+            "correct": self.verdicts.count(ROBUST),
             "accuracy": self.accuracy.to_json(),
             "verdicts": self.verdicts,
         }
@@ -105,7 +106,7 @@ class FilterStudy:
                 "inner": entry.filter.inner,
                 "clamp": entry.filter.clamp,
                 "n": len(entry.verdicts),
-                "correct": entry.verdicts.count("1"),
+                "correct": entry.verdicts.count(ROBUST),
                 "accuracy": entry.accuracy.value,
                 "low": entry.accuracy.low,
                 "high": entry.accuracy.high,

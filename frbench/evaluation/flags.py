@@ -15,7 +15,7 @@ import torch
 from pyautoattack import checks
 from torch import Tensor, nn
 
-from frbench.evaluation.cells import Cell
+from frbench.evaluation.cells import ROBUST, Cell
 
 _MEANING = {
     "zero gradient": ("zero-gradients", "some points have no gradient"),
@@ -82,7 +82,7 @@ def run_checks(cell: Cell, model: nn.Module, images: Tensor, labels: Tensor) -> 
 
 def check_square(cell: Cell) -> None:
     """AutoAttack's check after an attack: Square must not beat the white-box stages."""
-    accuracy = {stage: v.count("1") / cell.data.n for stage, v in cell.verdicts.items()}
+    accuracy = {stage: v.count(ROBUST) / cell.data.n for stage, v in cell.verdicts.items()}
     with flags_kept(cell, "square"):
         checks.check_square_sr(accuracy, logger=_logger)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from frbench import published
 from frbench.attacks.spec import AttackSpec, Norm, format_length
 from frbench.audit import Audit, read_audits
-from frbench.evaluation.cells import UNSEEN, Cell, ModelRecord
+from frbench.evaluation.cells import BROKEN, UNSEEN, Cell, ModelRecord
 from frbench.leaderboard import statistics
 from frbench.leaderboard.columns import columns_of
 from frbench.leaderboard.marks import audited
@@ -352,7 +352,7 @@ def _worst_case(single: Single, columns: Sequence[Column]) -> Score | None:
     if not any(c.key in single.picked and c.attack.eps > 0 for c in columns):
         return None
     verdicts = statistics.worst_case([p.cell.final_verdicts() for p in single.picked.values()])
-    broken, pending = verdicts.count("0"), verdicts.count(UNSEEN)
+    broken, pending = verdicts.count(BROKEN), verdicts.count(UNSEEN)
     return counted(len(verdicts) - broken, pending, len(verdicts))
 
 
