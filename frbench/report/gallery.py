@@ -130,8 +130,7 @@ def _gallery(
     thumbnails = _thumbnails(table, dataset)
     lines = []
     for row in table.rows:
-        member = row.members[0] if row.members else row
-        label = row.label + (f", seed {member.model.seed}" if row.members else "")
+        label, member = _shown(row)
         lines.append((label, breakings(member, table, cells)))
     models = []
     if dataset is not None:
@@ -157,6 +156,13 @@ def _gallery(
     )
 
 
+def _shown(row: Row) -> tuple[str, Row]:
+    """A row's label and itself; of several seeds the first, which the label then names."""
+    if not row.members:
+        return row.label, row
+    return f"{row.label}, seed {row.members[0].model.seed}", row.members[0]
+
+
 def breakings(row: Row, table: Table, cells: dict[str, Cell]) -> tuple[Breaking, ...]:
     """The weakest column that broke each of the first images of the table, for a single row."""
     verdicts: list[tuple[Column, str]] = []
@@ -164,9 +170,7 @@ def breakings(row: Row, table: Table, cells: dict[str, Cell]) -> tuple[Breaking,
         score = row.scores.get(column.key)
         if score is None or not score.cells or score.cells[0].key not in cells:
             continue
-        cell = cells[score.cells[0].key]
-        start = table.start - cell.data.start
-        verdicts.append((column, cell.final_verdicts()[start : start + table.n]))
+        verdicts.append((column, _verdicts(cells[score.cells[0].key], table, table.n)))
     levels = {column.key: i for i, column in enumerate(table.columns, start=1)}
     found = []
     for place in range(min(IMAGES, table.n)):
@@ -179,6 +183,12 @@ def breakings(row: Row, table: Table, cells: dict[str, Cell]) -> tuple[Breaking,
         else:
             found.append(Breaking("?", "not finished", 0))
     return tuple(found)
+
+
+def _verdicts(cell: Cell, table: Table, n: int) -> str:
+    """Of the first `n` images of the table; the cell may begin before them."""
+    first = table.start - cell.data.start
+    return cell.final_verdicts()[first : first + n]
 
 
 def mark_of(column: Column) -> str:
@@ -227,26 +237,22 @@ def _pictures(
     budget: Budget,
 ) -> ModelPictures | str:
     """Pictures of one row, or why there are none."""
-    member = row.members[0] if row.members else row
+    label, member = _shown(row)
     column = _attack_shown(member, table)
     if column is None:
         return f"{row.label}: no pictures, it has no attack that is fast to repeat"
     target = _local_target(member.model, runs_dir)
     if isinstance(target, str):
         return f"{row.label}: no pictures, {target}"
-    score = member.scores[column.key]
     images = _affordable(target, dataset, table, column.attack, budget)
     if images < 2:
         return f"{row.label}: no pictures, {column.label} of this network is too much work here"
     samples = _samples(dataset, table, images)
-    verdicts = cells[score.cells[0].key]
-    seed, batch = verdicts.seed, verdicts.batch
-    adversarial = craft(target, samples, column.attack, seed=seed, batch=batch)
-    label = row.label + (f", seed {member.model.seed}" if row.members else "")
-    first = table.start - verdicts.data.start
-    shown = verdicts.final_verdicts()[first : first + images]
+    cell = cells[member.scores[column.key].cells[0].key]
+    adversarial = craft(target, samples, column.attack, seed=cell.seed, batch=cell.batch)
+    verdicts = _verdicts(cell, table, images)
     gain = 0.5 / column.attack.eps
-    pictures = _compare(target, samples, adversarial, dataset, table.start, shown, gain)
+    pictures = _compare(target, samples, adversarial, dataset, table.start, verdicts, gain)
     return ModelPictures(label, column.label, gain, pictures)
 
 
