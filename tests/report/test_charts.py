@@ -110,4 +110,5 @@ def test_identifiers_begin_with_the_charts_name(name: str) -> None:
     with svg.figure(3, 2) as made:
         made.subplots().plot([0, 1])
         text = str(svg.inline(made, name, "label"))
-    assert all(found.startswith(f"{name}-") for found in re.findall(r'id="([^"]+)"', text))
+    found = re.findall(r'id="([^"]+)"', text)
+    assert found and all(identifier.startswith(f"{name}-") for identifier in found)
