@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from frbench.errors import InputError
-from frbench.evaluation.targets import TrainedModel, Training
+from frbench.evaluation.outside import TrainedModel, Training
 from frbench.models import NORMALIZATIONS, Normalization, Normalized, load_weights, weights_digest
 from frbench.models.foreign import ForeignWeights, detect_architecture, fit, read_foreign
 from frbench.models.outside import Certainty, OutsideModel, refuse_options

@@ -22,8 +22,8 @@ from frbench.engine.registry import parse_defense
 from frbench.engine.run import RunFolder, runs_in
 from frbench.errors import InputError
 from frbench.evaluation.cells import ModelRecord
+from frbench.evaluation.outside import adapters, is_outside, load_outside, refuse_broken
 from frbench.evaluation.target import Target
-from frbench.evaluation.targets import adapters, is_outside, load_outside, refuse_broken
 from frbench.evaluation.views import changes, headline_view, row_name
 from frbench.models import load_weights
 from frbench.models.outside import refuse_options

@@ -11,7 +11,7 @@ from frbench.audit import AuditReport, Finding
 from frbench.audit.run import audit
 from frbench.data import Split
 from frbench.errors import FrbenchError
-from frbench.evaluation import Target, resolve_target, targets
+from frbench.evaluation import Target, outside, resolve_target
 
 IMAGES = 48
 Robust = dict[str, nn.Module]
@@ -57,7 +57,7 @@ def test_the_natural_model_is_honestly_not_robust(
     def no_data(name: str) -> None:
         raise FrbenchError("the test brings its own images")
 
-    monkeypatch.setattr(targets, "load_dataset", no_data)
+    monkeypatch.setattr(outside, "load_dataset", no_data)
     report = audit(resolve_target("natural"), cifar10, n=6)
     assert report.verdict != "broken", report.reasons
     steps = finding(report, "steps").numbers["accuracy"]

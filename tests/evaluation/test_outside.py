@@ -10,8 +10,8 @@ from frbench.data import Dataset, load_dataset
 from frbench.data.types import make_split
 from frbench.discovery import BrokenModule
 from frbench.errors import FrbenchError, InputError
-from frbench.evaluation import resolve_target, targets
-from frbench.evaluation.targets import adapters, is_outside, load_outside
+from frbench.evaluation import outside, resolve_target
+from frbench.evaluation.outside import adapters, is_outside, load_outside
 from frbench.models import Normalized, WeightsMeta, build_model, save_weights
 from frbench.models.outside import OutsideModel
 
@@ -23,7 +23,7 @@ def noise(monkeypatch):
     images = torch.randint(0, 256, (128, 3, 32, 32), dtype=torch.uint8, generator=generator)
     split = make_split(images, torch.arange(128) % 10)
     dataset = Dataset("cifar10", split, split, tuple("abcdefghij"))
-    monkeypatch.setattr(targets, "load_dataset", lambda name: dataset)
+    monkeypatch.setattr(outside, "load_dataset", lambda name: dataset)
     return dataset
 
 
@@ -51,7 +51,7 @@ def test_a_broken_adapter_is_named_with_its_line(tmp_path, monkeypatch):
     path = tmp_path / "mymodel.py"
     path.write_text('SCHEME = "mine"\n\ndef load(:\n')
     broken = (BrokenModule(path, 3, "syntax error: invalid syntax"),)
-    monkeypatch.setattr(targets, "discover", lambda package: ({}, broken))
+    monkeypatch.setattr(outside, "discover", lambda package: ({}, broken))
     for text in ("mymodel:x", "mine:x", "mine"):
         with pytest.raises(InputError, match=rf"'{text}' cannot be used: .*mymodel\.py:3: syntax"):
             resolve_target(text, runs_dir=tmp_path)
@@ -93,7 +93,7 @@ def test_a_look_at_images_changes_no_statistics(noise, monkeypatch):
     module = Normalized(build_model("quick", classes=10).net, None)  # in training mode
     model = OutsideModel(module, "m", "mine", "quick", None, "cifar10", 10, "0" * 64, "declared")
     mine = types.SimpleNamespace(load=lambda *_, **__: model)
-    monkeypatch.setattr(targets, "adapters", lambda: {"mine": mine})
+    monkeypatch.setattr(outside, "adapters", lambda: {"mine": mine})
     before = {name: value.clone() for name, value in module.state_dict().items()}
     after = load_outside("mine").model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
@@ -103,7 +103,7 @@ def test_a_dataset_out_of_reach_does_not_hide_the_model(tmp_path, monkeypatch):
     def offline(name):
         raise FrbenchError("no network")
 
-    monkeypatch.setattr(targets, "load_dataset", offline)
+    monkeypatch.setattr(outside, "load_dataset", offline)
     target = load_outside(saved(tmp_path / "w.pt"))
     assert "not confirmed on images (no network)" in target.record.note
 
