@@ -25,9 +25,9 @@ class Estimate:
         """As JSON; a bound that is not known is null."""
         return {key: v if math.isfinite(v) else None for key, v in asdict(self).items()}
 
-    def percent(self, digits: int = 1) -> str:
+    def percent(self) -> str:
         """`94.1 [90.4, 96.5]`: shares in percent, differences of shares in points."""
-        return Estimate(100 * self.value, 100 * self.low, 100 * self.high).plain(digits)
+        return Estimate(100 * self.value, 100 * self.low, 100 * self.high).plain(digits=1)
 
     def plain(self, digits: int = 2) -> str:
         """`1.62 [1.51, 1.73]`."""

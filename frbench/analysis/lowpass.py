@@ -169,9 +169,9 @@ class FilterStudy:
             fig.legend(loc="outside lower center", ncols=2, fontsize=8)
         return fig
 
-    def save(self, out: Path, stem: str | None = None) -> None:
+    def save(self, out: Path) -> None:
         """Write JSON, CSV, SVG and PNG into the folder `out`."""
-        stem = stem or self.filters()[0].kind + ("-adaptive" if self.adaptive else "")
+        stem = self.filters()[0].kind + ("-adaptive" if self.adaptive else "")
         output.save_numbers(out, stem, self.frame(), self.to_json())
         output.save_figure(out, stem, self.plot())
 

@@ -92,7 +92,7 @@ def write_tables(root: Path, *, each_seed: bool = False) -> list[Path]:
     return paths
 
 
-def terminal(grids: Sequence[Grid], *, width: int = WIDTH, color: bool = False) -> str:
+def terminal(grids: Sequence[Grid], *, width: int, color: bool) -> str:
     """Text for a terminal; intervals stand below their numbers, and no number is ever cut."""
     file = io.StringIO()
 
