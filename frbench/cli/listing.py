@@ -15,6 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from frbench.cli.options import as_typed
+from frbench.errors import first_line
 from frbench.names import lookup
 from frbench.notices import to_stderr
 
@@ -215,57 +216,65 @@ def _examinations() -> Iterable[tuple[str, str, str]]:
     running = ".".join(map(str, sys.version_info[:3]))
     supported = (3, 11) <= sys.version_info[:2] <= (3, 12)
     yield "Python", running, "" if supported else "install Python 3.11 or 3.12, then: make setup"
-    yield "frbench", _code(), ""
+    yield "frbench", *_if_possible(_code)
     for name in ("torch", "torchvision", "torchattacks", "pyautoattack", "robustbench", "timm"):
-        yield _package(name)
-    yield _robustbench_files()
-    yield _accelerator()
-    yield _dataset()
+        yield name, *_package(name)
+    yield "robustbench's files", *_if_possible(_robustbench_files)
+    yield "accelerator", *_if_possible(_accelerator)
+    yield "CIFAR-10", *_if_possible(_dataset)
     free = shutil.disk_usage(".").free / 1e9
     yield "free disk", f"{free:.0f} GB here", "" if free > 2 else "free 2 GB for runs and data"
 
 
-def _code() -> str:
+def _if_possible(examine: Callable[[], tuple[str, str]]) -> tuple[str, str]:
+    """What an examination found and its remedy, even where a package that it needs is missing."""
+    try:
+        return examine()
+    except ImportError as error:
+        return f"cannot tell: {first_line(error)}", "make setup"
+
+
+def _code() -> tuple[str, str]:
     from frbench.provenance import code_digest, commit
 
-    return f"commit {commit() or 'unknown'}, code {code_digest()}"
+    return f"commit {commit() or 'unknown'}, code {code_digest()}", ""
 
 
-def _package(name: str) -> tuple[str, str, str]:
+def _package(name: str) -> tuple[str, str]:
     try:
-        return name, version(name), ""
+        return version(name), ""
     except PackageNotFoundError:
-        return name, "missing", "make setup"
+        return "missing", "make setup"
 
 
-def _robustbench_files() -> tuple[str, str, str]:
+def _robustbench_files() -> tuple[str, str]:
     from frbench.compat import shadowed_robustbench_files
 
     shadowed = shadowed_robustbench_files()
     if not shadowed:
-        return "robustbench's files", "its own", ""
-    return "robustbench's files", f"{len(shadowed)} overwritten by torchattacks", "make setup"
+        return "its own", ""
+    return f"{len(shadowed)} overwritten by torchattacks", "make setup"
 
 
-def _accelerator() -> tuple[str, str, str]:
+def _accelerator() -> tuple[str, str]:
     import torch
 
     if torch.cuda.is_available():
-        return "accelerator", torch.cuda.get_device_name(), ""
-    return "accelerator", f"none; {torch.get_num_threads()} CPU threads", ""
+        return torch.cuda.get_device_name(), ""
+    return f"none; {torch.get_num_threads()} CPU threads", ""
 
 
-def _dataset() -> tuple[str, str, str]:
+def _dataset() -> tuple[str, str]:
     from frbench.data import cache_path
     from frbench.errors import FrbenchError
 
     path = cache_path("cifar10")
     if not path.is_file():
-        return "CIFAR-10", f"not in {path.parent}", "frbench data fetch cifar10"
+        return f"not in {path.parent}", "frbench data fetch cifar10"
     try:
         from frbench.data import verify_dataset
 
         verify_dataset("cifar10")
     except FrbenchError as error:
-        return "CIFAR-10", str(error), "frbench data fetch cifar10"
-    return "CIFAR-10", f"verified in {path.parent}", ""
+        return str(error), "frbench data fetch cifar10"
+    return f"verified in {path.parent}", ""

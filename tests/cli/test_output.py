@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -70,6 +72,29 @@ def test_a_list_shows_what_there_is(what, holds, frbench, world) -> None:
     ended = frbench("list", what)
     assert (ended.code, ended.err) == (0, "")
     assert [text for text in holds if text not in ended.out] == []
+
+
+def test_doctor_names_a_missing_package_and_its_remedy(world) -> None:
+    """In a process of its own, since here torch is imported already."""
+    run = (
+        "import sys, importlib.metadata as metadata\n"
+        "sys.modules['torch'] = None\n"
+        "found, version = metadata.distribution, metadata.version\n"
+        "def lacks(name):\n"
+        "    if name in ('torch', 'robustbench'):\n"
+        "        raise metadata.PackageNotFoundError(name)\n"
+        "metadata.version = lambda name: lacks(name) or version(name)\n"
+        "metadata.distribution = lambda name: lacks(name) or found(name)\n"
+        "from frbench.cli.app import main\n"
+        "sys.argv = ['frbench', 'doctor']\n"
+        "main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (1, "")
+    faults = [line.split() for line in ended.stdout.splitlines() if "✗" in line]
+    named = [" ".join(words[1:]) for words in faults]
+    for what in ("torch missing", "robustbench missing", "accelerator cannot tell", "CIFAR-10"):
+        assert any(line.startswith(what) for line in named), ended.stdout
 
 
 def test_json_alone_is_on_stdout(frbench, world) -> None:
