@@ -48,7 +48,12 @@ def _difference_text(spec: AttackSpec, same_name: list[AttackSpec]) -> str:
         for field in AttackSpec.model_fields
         if any(getattr(other, field) != getattr(spec, field) for other in same_name)
     ]
-    return ", ".join(f"{field} {getattr(spec, field)}" for field in fields)
+    return ", ".join(f"{field} {_text(getattr(spec, field))}" for field in fields)
+
+
+def _text(value: object) -> str:
+    """A setting as people write it; of those with a point, all are lengths."""
+    return format_length(value) if isinstance(value, float) else str(value)
 
 
 def _settings(spec: AttackSpec) -> str:

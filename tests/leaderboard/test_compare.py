@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from frbench.attacks.columns import pgd
 from frbench.errors import InputError
 from frbench.evaluation.cells import Cell, CellStore, ModelRecord
 from frbench.leaderboard.compare import FISHER, MCNEMAR, compare, compare_rows, find_row
@@ -63,6 +64,18 @@ def test_what_only_one_row_has_is_told(make_cell: CellMaker, model_record: Recor
         "C&W (cifar10, fp32): pgd_at (best) has no such cell",
         "AA (cifar10, fp32): not finished for both",
     )
+
+
+def test_two_radii_of_one_attack_are_told_apart_as_people_write_them(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    a, b = model_record("at_fr"), model_record("pgd_at")
+    attacks = [pgd(20, eps=radius) for radius in (8 / 255, 4 / 255)]
+    found = compare_rows(*([make_cell(m, attack, "10") for attack in attacks] for m in (a, b)))
+    assert {x.column.label for x in found.attacks} == {
+        "PGD-20 (eps 8/255, step_size 2/255)",
+        "PGD-20 (eps 4/255, step_size 1/255)",
+    }
 
 
 def test_rows_are_found_by_name_checkpoint_target_and_digest(
