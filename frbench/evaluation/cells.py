@@ -110,6 +110,9 @@ class Cell(BaseModel):
     seconds: dict[str, float] = Field(
         default_factory=dict, description="wall clock, a stage; the sum over processes"
     )
+    seconds_left: float | None = Field(
+        default=None, description="of an unfinished cell: expected where it was last computed"
+    )
     flags: list[str] = Field(default_factory=list, description="warnings of the attack libraries")
     provenance: dict[str, Any] = Field(default_factory=dict, description="device, host, commit, …")
     updated: str = ""

@@ -152,6 +152,7 @@ class Runner:
             provenance.record(saved, self.device)
             if saved.attack.is_autoattack and saved.stages_done() == saved.stages:
                 flags.check_square(saved)
+            saved.seconds_left = round(self.reporter.speed.remaining(saved), 1) or None
             self.store.save(saved)
         return saved
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from frbench.durations import duration
 from frbench.leaderboard import statistics
 from frbench.leaderboard.rows import Column, Row
 from frbench.leaderboard.selection import CLEAN, Single, full_name
@@ -31,7 +32,11 @@ def notes_of(
             score = row.scores.get(c.key)
             if score is not None and score.at_most:
                 done = ", ".join(score.stages_done) or "no stage"
-                notes.append(f"{row.label}: {c.label} is an upper bound, complete so far: {done}")
+                left = score.seconds_left
+                rest = "" if left is None else f"; about {duration(left)} left"
+                notes.append(
+                    f"{row.label}: {c.label} is an upper bound, complete so far: {done}{rest}"
+                )
     for row in rows:
         notes += _missing_seeds(row, columns)
     if len({frozenset(row.scores) for row in rows}) > 1:

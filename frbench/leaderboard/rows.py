@@ -51,6 +51,7 @@ class Score(Part):
     sd: float | None = Field(default=None, description="sample standard deviation over seeds")
     stages: tuple[str, ...] = ()
     stages_done: tuple[str, ...] = ()
+    seconds_left: float | None = Field(default=None, description="until it is no bound, about")
     cells: tuple[CellRef, ...] = ()
 
 

@@ -24,6 +24,7 @@ def score_of(picked: Picked) -> Score:
         cell.data.n,
         stages=cell.stages,
         stages_done=cell.stages_done(),
+        seconds_left=picked.source.seconds_left,
         cells=(_reference(picked.source),),
     )
 
@@ -35,6 +36,7 @@ def counted(
     *,
     stages: tuple[str, ...] = (),
     stages_done: tuple[str, ...] = (),
+    seconds_left: float | None = None,
     cells: tuple[CellRef, ...] = (),
 ) -> Score:
     """A score from counts; while images are pending the interval holds whatever becomes of them."""
@@ -47,6 +49,7 @@ def counted(
         correct=correct,
         stages=stages,
         stages_done=stages_done,
+        seconds_left=seconds_left,
         cells=cells,
     )
 
@@ -84,6 +87,7 @@ def mean_score(scores: Sequence[Score]) -> Score:
     # From counts where there are some, so that nothing is rounded twice.
     exact = [s.accuracy if s.correct is None else 100 * s.correct / s.n for s in scores]
     mean, sd = statistics.seed_summary(exact)
+    left = [s.seconds_left for s in scores if s.seconds_left is not None]
     return Score(
         accuracy=round(mean, 2),
         at_most=any(s.at_most for s in scores),
@@ -94,6 +98,7 @@ def mean_score(scores: Sequence[Score]) -> Score:
         stages_done=tuple(
             stage for stage in scores[0].stages if all(stage in s.stages_done for s in scores)
         ),
+        seconds_left=sum(left) if left else None,
         cells=tuple(ref for s in scores for ref in s.cells),
     )
 

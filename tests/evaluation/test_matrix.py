@@ -197,7 +197,9 @@ def test_an_interrupted_cell_reports_an_upper_bound(
     (partial,) = store.all()
     assert not partial.complete
     assert partial.correct() == partial.verdicts[last].count("1") < partial.data.n
+    assert partial.seconds_left is not None and partial.seconds_left > 0
     finished = one(target, TWO_STAGES, digits, store)
+    assert finished.seconds_left is None
     assert partial.accuracy >= finished.accuracy
     assert finished.verdicts[last] == partial.verdicts[last]
 

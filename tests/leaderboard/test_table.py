@@ -92,7 +92,10 @@ def test_unfinished_autoattack_is_an_upper_bound_with_its_stages(
     score = table.rows[0].scores["aa"]
     assert (score.accuracy, score.at_most, score.stages_done) == (75.0, True, ("apgd-ce",))
     assert score.low == 0.0
-    assert any("upper bound, complete so far: apgd-ce" in note for note in table.notes)
+    note = "pgd_at (best): AA is an upper bound, complete so far: apgd-ce"
+    assert note in table.notes
+    timed = make_cell(record, "aa", partial, seconds_left=720.0)
+    assert f"{note}; about 12 min left" in single_table(build([timed])).notes
 
 
 def test_autoattack_of_two_stages_has_a_column_of_its_own(
