@@ -12,7 +12,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 from math import sqrt
 from typing import NamedTuple
 
@@ -33,6 +33,8 @@ STRONGER: dict[str, tuple[str, ...]] = {
     "pgd20": ("aa",),
     "cw": ("aa",),
 }
+_FULL_REACH = 8
+"""PGD steps of eps/4 that lead from any start to any corner; fewer can do less than FGSM."""
 
 
 class Interval(NamedTuple):
@@ -197,12 +199,32 @@ def order_warnings(verdicts: Mapping[str, str]) -> list[str]:
     """
     return [
         _out_of_order(strong, weak, counts)
-        for weak, stronger in STRONGER.items()
-        for strong in stronger
-        if weak in verdicts and strong in verdicts
+        for weak, strong in permutations(verdicts, 2)
+        if _is_stronger(strong, weak)
         for counts in [pair_counts(verdicts[strong], verdicts[weak])]
         if counts.only_a > counts.only_b
     ]
+
+
+def _is_stronger(strong: str, weak: str) -> bool:
+    """Whether one column contains another or searches harder; PGD does with more steps."""
+    steps, fewer = _pgd_steps(strong), _pgd_steps(weak)
+    if steps and fewer:
+        return steps > fewer
+    return _standard(strong) in STRONGER.get(_standard(weak), ())
+
+
+def _standard(name: str) -> str:
+    """The column of STRONGER that another one is like; its own name if there is none."""
+    if _pgd_steps(name) >= _FULL_REACH:
+        return "pgd20"
+    return "aa" if {"apgd-ce", "apgd-t"} <= set(name.removeprefix("aa-").split("+")) else name
+
+
+def _pgd_steps(name: str) -> int:
+    """100 for `pgd100`; 0 for all but PGD."""
+    steps = name.removeprefix("pgd")
+    return int(steps) if steps != name and steps.isdecimal() else 0
 
 
 def _out_of_order(strong: str, weak: str, counts: PairCounts) -> str:

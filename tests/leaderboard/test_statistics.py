@@ -102,6 +102,25 @@ def test_a_stronger_attack_that_leaves_more_images_is_reported() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("strong", "weak", "told"),
+    [
+        ("pgd100", "pgd20", True),
+        ("pgd100", "fgsm", True),
+        ("pgd2", "fgsm", False),
+        ("aa", "pgd100", True),
+        ("aa-apgd-ce+apgd-t", "pgd20", True),
+        ("aa-apgd-ce+apgd-t", "cw", True),
+        ("aa-square", "pgd20", False),
+    ],
+)
+def test_more_steps_and_most_of_autoattack_count_as_stronger(
+    strong: str, weak: str, told: bool
+) -> None:
+    found = statistics.order_warnings({weak: "1" * 20 + "0" * 80, strong: "1" * 60 + "0" * 40})
+    assert [warning.startswith(f"{strong} leaves 40 more") for warning in found] == [True] * told
+
+
 def test_one_image_out_of_order_is_said_to_be_chance() -> None:
     fgsm, pgd20 = "1" * 40 + "0" * 60, "0" + "1" * 41 + "0" * 58
     (warning,) = statistics.order_warnings({"fgsm": fgsm, "pgd20": pgd20})
