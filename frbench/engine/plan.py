@@ -69,6 +69,13 @@ class Plan:
         average = self.recipe.described()["mechanisms"][self.recipe.average.kind]
         return f"{storage.canonical_digest(average, length=4)}-{self.trajectory}"
 
+    @property
+    def forward_units(self) -> int:
+        """Declared cost of one step in forward units: the recipe's, and one for each forward of the
+        frame that only moves BatchNorm statistics."""
+        extra = len(self.frame.statistics_before) + len(self.frame.statistics_after)
+        return self.recipe.forward_units() + extra
+
     def settings(self) -> dict[str, Any]:
         """Everything, as JSON-like data for the run folder."""
         return {

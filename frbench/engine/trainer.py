@@ -333,7 +333,7 @@ class Trainer:
                 "train_seconds": round(seconds, 2),
                 "total_seconds": round(sum(line["seconds"] for line in lines), 2),
                 "images_per_second": round(images / seconds, 1) if seconds else None,
-                "forward_units": self.plan.recipe.forward_units(),
+                "forward_units": self.plan.forward_units,
             },
         }
 

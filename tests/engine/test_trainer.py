@@ -303,6 +303,12 @@ def test_run_folder_holds_settings_and_cost(trainer):
     assert info["cost"]["images_per_second"] > 0
 
 
+def test_cost_counts_the_forwards_that_only_move_statistics(trainer):
+    """Those of PGD-AT's authors: two a step."""
+    found = plan(statistics_before="adversarial", statistics_after="clean")
+    assert trainer(found).run().info()["cost"]["forward_units"] == 2 * 2 + 3 + 2
+
+
 def test_speed_counts_every_image_once(trainer):
     """Of 432 training images in batches of 25, the last one has 7."""
     run = trainer(plan(batch_size=25))
