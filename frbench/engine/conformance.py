@@ -321,16 +321,29 @@ def _declares_its_batchnorm(bench: Bench) -> str | None:
 
 
 def _declares_its_cost(bench: Bench) -> str | None:
-    cost = forward_units(bench)
+    """The attack first: what it costs too much is not the fault of the loss."""
+    attack = _misdeclared(
+        attack_units(bench),
+        f"{_line_of(bench.recipe.attack)}: the attack alone",
+        "`forward_units` must tell what `perturb` computes",
+    )
+    return attack or _misdeclared(
+        forward_units(bench),
+        f"{where(bench.recipe)}:",
+        "`branches` must name what the loss reads",
+    )
+
+
+def _misdeclared(cost: Cost, whose: str, mend: str) -> str | None:
     if abs(cost.counted - cost.declared) > 0.01:
         return (
-            f"{where(bench.recipe)}: declares {cost.declared} forward units at {STEPS} attack "
-            f"steps, counted {cost.counted:.2f}; `branches` must name what the loss reads"
+            f"{whose} declares {cost.declared} forward units at {STEPS} attack steps, counted "
+            f"{cost.counted:.2f}; {mend}"
         )
     if cost.counted > cost.minimum + 0.01:
         return (
-            f"{where(bench.recipe)}: counted {cost.counted:.2f} forward units, its mathematics "
-            f"needs {cost.minimum}; compute nothing whose gradient is not used"
+            f"{whose} counted {cost.counted:.2f} forward units, its mathematics needs "
+            f"{cost.minimum}; compute nothing whose gradient is not used"
         )
     return None
 
@@ -376,16 +389,38 @@ CHECKS: dict[str, Check] = {
 
 def forward_units(bench: Bench) -> Cost:
     """Declared, counted and least possible forward units of one step at ten attack steps."""
-    attack = bench.recipe.attack.model_copy(update={"steps": STEPS})
-    recipe = bench.recipe.rebuilt(attack=attack)
+    recipe = _ten_steps(bench)
     step = bench.step(recipe)
-    with torch.no_grad():
-        one = _flops(lambda: step.model.eval()(bench.images))
-    step.model.train()
-    total = _flops(lambda: bench.train(step))
+    total = _flops(lambda: bench.train(step)) / _one_forward(bench)
+    return Cost(bench.defense.name, recipe.forward_units(LAST), total, minimum_units(bench, recipe))
+
+
+def attack_units(bench: Bench) -> Cost:
+    """The same of the inner attack alone."""
+    attack, model = _ten_steps(bench).attack, bench.model()
+    total = _flops(lambda: attack.perturb(model, bench.images, bench.labels, bench.noise()))
     return Cost(
-        bench.defense.name, recipe.forward_units(LAST), total / one, minimum_units(bench, recipe)
+        bench.defense.name,
+        attack.forward_units(),
+        total / _one_forward(bench),
+        _least_of_attack(attack),
     )
+
+
+def _ten_steps(bench: Bench) -> Recipe:
+    attack = bench.recipe.attack.model_copy(update={"steps": STEPS})
+    return bench.recipe.rebuilt(attack=attack)
+
+
+def _one_forward(bench: Bench) -> int:
+    """Operations of one forward unit."""
+    model = bench.model().eval()
+    with torch.no_grad():
+        return _flops(lambda: model(bench.images))
+
+
+def _least_of_attack(attack: InnerAttack) -> int:
+    return 2 * attack.steps + (attack.maximize != "ce")
 
 
 def minimum_units(bench: Bench, recipe: Recipe) -> int:
@@ -403,7 +438,7 @@ def minimum_units(bench: Bench, recipe: Recipe) -> int:
     outputs = Outputs.of_logits(clean, adversarial, bench.labels)
     loss = recipe.loss(outputs, LAST)
     grads = torch.autograd.grad(loss, [clean, adversarial], allow_unused=True)
-    units = 2 * recipe.attack.steps + (recipe.attack.maximize != "ce")
+    units = _least_of_attack(recipe.attack)
     passes = 2 if recipe.mechanism("awp") is not None else 1
     for name, gradient in zip(("clean_logits", "adversarial_logits"), grads, strict=True):
         if gradient is not None:

@@ -72,6 +72,20 @@ FAULTS = {
         "cost as declared, and no higher than needed",
         "declares 26",
     ),
+    "attack that declares another cost": (
+        attack("    def forward_units(self):\n        return 5"),
+        "cost as declared, and no higher than needed",
+        r"mine\.py:12: the attack alone declares 5 forward units .* counted 20\.00; `forward_un",
+    ),
+    "attack with a forward pass that nothing needs": (
+        attack(
+            "    def forward_units(self):\n        return 1 + super().forward_units()\n\n"
+            + PERTURB
+            + "model(images)\n        return super().perturb(model, images, labels, noise)"
+        ),
+        "cost as declared, and no higher than needed",
+        r"mine\.py:12: the attack alone counted 21\.00 forward units, its mathematics needs 20",
+    ),
     "loss that is not finite": (
         loss("(outputs.adversarial_logits * 0).sum().log()"),
         "loss and gradients are finite",
