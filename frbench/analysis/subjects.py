@@ -43,6 +43,19 @@ class Subjects:
         data = DataRange(dataset=self.dataset.name, sha256=split.sha256, stop=n)
         return ImageSet(to_float(split.images[:n]), split.labels[:n], data)
 
+    def reaching(self, indices: Sequence[int]) -> ImageSet:
+        """The first test images, as many as the largest of `indices` (from 0) needs.
+
+        Raises InputError for an index that no test image has.
+        """
+        last = len(self.dataset.test) - 1
+        for index in indices:
+            if not 0 <= index <= last:
+                raise InputError(
+                    f"image {index} is not there: {self.dataset.name} has test images 0 to {last}"
+                )
+        return self.images(max(indices) + 1)
+
 
 def load_subjects(texts: Sequence[str], *, device: torch.device, runs_dir: Path) -> Subjects:
     """Resolve targets; those that would share a row's name are called by what was typed.

@@ -122,7 +122,7 @@ def spectrum(
     with _progress():
         spectrum_panels(
             subjects.targets,
-            subjects.images(max(chosen) + 1),
+            subjects.reaching(chosen),
             specs()["pgd20"],
             indices=chosen,
             classes=subjects.dataset.classes,

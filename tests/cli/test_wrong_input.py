@@ -78,6 +78,8 @@ TYPED = [
     ("evaluate RUN --attacks ,", "no attack given"),
     ("analyze lowpass RUN --n 361", "n 361 is not possible: digits has 1 to 360 test images"),
     ("analyze lowpass RUN --n 8 --bandwidths 7", "bandwidth 7 is not an even number"),
+    ("analyze spectrum RUN --images 5,360", "image 360 is not there: digits has test images 0"),
+    ("analyze spectrum RUN --images 3,-1", "image -1 is not there: digits has test images 0"),
     # targets
     ("evaluate naturl", "unknown target 'naturl': did you mean 'natural'?"),
     ("evaluate RUN nothing", "unknown target 'nothing'"),
