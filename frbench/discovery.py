@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,11 @@ def shown(path: Path | str) -> Path:
     """A path as people read it: from the current folder where it lies below that."""
     absolute, here = Path(path), Path.cwd()
     return absolute.relative_to(here) if absolute.is_relative_to(here) else absolute
+
+
+def line_of(kind: type) -> str:
+    """File and line of a class, `defenses/trades.py:25`."""
+    return f"{shown(inspect.getfile(kind))}:{inspect.getsourcelines(kind)[1]}"
 
 
 @functools.cache

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from frbench.data import Dataset, load_dataset, to_float
-from frbench.discovery import shown
+from frbench.discovery import line_of, shown
 from frbench.engine.device import Device, find_device
 from frbench.engine.inner import InnerAttack, attacking
 from frbench.engine.mechanisms.averages import reestimate_batchnorm
@@ -160,12 +159,7 @@ def _own_frame(error: Exception, defense: Defense) -> tuple[str, int | None] | N
 
 def where(recipe: Recipe) -> str:
     """File and line of the objective, `defenses/trades.py:25`."""
-    return _line_of(recipe.objective)
-
-
-def _line_of(part: BaseModel) -> str:
-    kind = type(part)
-    return f"{shown(inspect.getfile(kind))}:{inspect.getsourcelines(kind)[1]}"
+    return line_of(type(recipe.objective))
 
 
 def _short(recipe: Recipe) -> dict[str, str]:
@@ -274,7 +268,7 @@ def _climbs(bench: Bench) -> str | None:
     if after > before:
         return None
     return (
-        f"{_line_of(attack)}: says maximize='{attack.maximize}', but the "
+        f"{line_of(type(attack))}: says maximize='{attack.maximize}', but the "
         f"{CLIMBED[attack.maximize]} goes from {before:.4g} at the start to {after:.4g}; check "
         "the sign, or give `maximize` a value of its own"
     )
@@ -287,7 +281,10 @@ def _is_finite(bench: Bench) -> str | None:
     step = bench.step()
     loss = bench.train(step)
     if not torch.isfinite(loss):
-        return f"{where(bench.recipe)}: the loss is {loss.item()}"
+        return (
+            f"{where(bench.recipe)}: the loss is {loss.item()}; keep logarithms, roots and "
+            "divisions away from 0"
+        )
     bad = [n for n, m in step.momentum.items() if not torch.isfinite(m).all()]
     return f"{where(bench.recipe)}: the gradient of {bad[0]} is not finite" if bad else None
 
@@ -324,7 +321,7 @@ def _declares_its_cost(bench: Bench) -> str | None:
     """The attack first: what it costs too much is not the fault of the loss."""
     attack = _misdeclared(
         attack_units(bench),
-        f"{_line_of(bench.recipe.attack)}: the attack alone",
+        f"{line_of(type(bench.recipe.attack))}: the attack alone",
         "`forward_units` must tell what `perturb` computes",
     )
     return attack or _misdeclared(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from frbench.data import DATASETS, Batches, Dataset, Split, derive_seed, holdout
 from frbench.data.types import held_out
+from frbench.discovery import line_of
 from frbench.engine.device import Device
 from frbench.engine.graphed import make_step
 from frbench.engine.judge import Judge, Judgement
@@ -181,9 +182,11 @@ class Trainer:
         # The last step may ruin the weights after the last finite loss.
         norms = torch.stack(torch._foreach_norm(list(self.model.parameters())))
         if not math.isfinite(loss) or not torch.isfinite(norms).all():
+            own = line_of(type(self.plan.recipe.objective))
             raise Diverged(
                 f"the loss or the weights of epoch {epoch + 1} are not finite; {self._kept()}; "
-                f"try a smaller lr{self._or_precision()}"
+                f"try a smaller lr{self._or_precision()}; 'frbench check {self.plan.defense}' "
+                f"tells whether the loss in {own} is to blame"
             )
         return loss
 

@@ -338,7 +338,7 @@ def test_divergence_stops_and_the_last_good_checkpoint_stays(trainer, monkeypatc
     with pytest.raises(Diverged, match="of epoch 2 are not finite") as caught:
         broken.run()
     kept = f"{run.folder.path} keeps the last good checkpoint (epoch 1); try a smaller lr"
-    assert str(caught.value).endswith(kept)
+    assert kept in str(caught.value)
     after = tensors(run.folder)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert not run.folder.finished()
@@ -346,7 +346,10 @@ def test_divergence_stops_and_the_last_good_checkpoint_stays(trainer, monkeypatc
 
 def test_huge_learning_rate_diverges_before_anything_is_kept(trainer):
     run = trainer(plan(lr=1e9, precision="fp32"))
-    said = r"of epoch 1 are not finite; nothing was saved yet in .*run; try a smaller lr$"
+    said = (
+        r"of epoch 1 are not finite; nothing was saved yet in .*run; try a smaller lr; "
+        r"'frbench check pgd_at' tells whether the loss in defenses/pgd_at\.py:\d+ is to blame$"
+    )
     with pytest.raises(Diverged, match=said):
         run.run()
     assert run.folder.load_checkpoint() is None
@@ -386,7 +389,7 @@ def test_a_model_has_a_tenth_of_its_epochs_to_leave_a_constant(trainer, monkeypa
 
 @pytest.mark.parametrize("bad", [{"lr": 1e9}, {"weight_decay": 3}])
 def test_divergence_in_bf16_names_float32_as_a_remedy(trainer, bad):
-    with pytest.raises(Diverged, match=r", or precision=fp32$"):
+    with pytest.raises(Diverged, match=r", or precision=fp32(;|$)"):
         trainer(plan(precision="bf16", **bad)).run()
 
 
