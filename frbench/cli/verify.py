@@ -10,6 +10,7 @@ from rich.table import Table
 
 from frbench.cli.options import RESULTS, RUNS, DefenseName, DeviceName, ResultsDir, RunsDir
 from frbench.cli.outcome import plain_console
+from frbench.cli.work import show_settings
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` does not need it
     from frbench.verify import DefenseBands, Verification
@@ -46,8 +47,10 @@ def verify(
     if record:
         _show_bands(library.record(plans, runs_dir, results_dir, path=path), path)
         return
-    log = plain_console(stderr=True, soft_wrap=True)
-    found = library.verify(plans, find_device(device), runs_dir, results_dir, log, path=path)
+    where, log = find_device(device), plain_console(stderr=True, soft_wrap=True)
+    library.find_bands(plans[0], path)  # nothing is shown where there is nothing to compare
+    show_settings(plans, where, chosen=True, protocol="common")
+    found = library.verify(plans, where, runs_dir, results_dir, log, path=path)
     _show(found)
     if not found.passed:
         raise typer.Exit(1)

@@ -80,7 +80,7 @@ def train(
     )
     check([plan])
     _check_folders([plan], runs_dir, write=not estimate)
-    _show_settings([plan], where, chosen=preset is not None, protocol=protocol)
+    show_settings([plan], where, chosen=preset is not None, protocol=protocol)
     log.print("estimating ...")
     found = forecast([plan], where, runs_dir)
     if estimate:
@@ -244,7 +244,7 @@ def bench(
     ]
     check(plans, n)
     _check_folders(plans, runs_dir, results_dir, write=not estimate)
-    _show_settings(plans, where, chosen=preset is not None, protocol=protocol)
+    show_settings(plans, where, chosen=preset is not None, protocol=protocol)
     log.print("estimating ...")
     store = CellStore(results_dir)
     found = forecast(plans, where, runs_dir, n=n, store=store, search=mode)
@@ -377,7 +377,7 @@ def _chunk(
     return typed or preset_batch(target.record)
 
 
-def _show_settings(plans: list[Plan], device: Device, *, chosen: bool, protocol: str) -> None:
+def show_settings(plans: list[Plan], device: Device, *, chosen: bool, protocol: str) -> None:
     """The resolved settings of each plan, one line a part, and why it is this preset."""
     if not chosen:
         kind = "there is a GPU" if device.cuda else "there is no GPU"
