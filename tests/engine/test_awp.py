@@ -82,6 +82,13 @@ def test_weights_come_back_bit_for_bit_even_after_an_error(model, loss):
     assert all(torch.equal(weights[n], before[n]) for n in weights)
 
 
+def test_a_step_of_no_length_leaves_the_weights_bit_identical(make_step, one_step):
+    step = make_step("awp")
+    before = copy.deepcopy(dict(step.model.named_parameters()))
+    one_step(step, lr=0.0)
+    assert all(torch.equal(p, before[n]) for n, p in step.model.named_parameters())
+
+
 def test_loss_rises(model, loss):
     with torch.no_grad():
         clean = loss().item()
