@@ -56,11 +56,15 @@ class StochasticWeightAveraging(WeightAverage):
         if (epoch - self.start_epoch) % self.cycle:
             return
         seen = updates(state)
+        averages, latest = [], []
         for name, tensor in model.state_dict().items():
             if is_averaged(name, tensor, statistics=self.batchnorm == "average"):
-                state[name].mul_(seen / (seen + 1)).add_(tensor, alpha=1 / (seen + 1))
+                averages.append(state[name])
+                latest.append(tensor)
             else:
                 state[name].copy_(tensor)
+        torch._foreach_mul_(averages, seen / (seen + 1))
+        torch._foreach_add_(averages, latest, alpha=1 / (seen + 1))
         state["count"] += 1
         if self.batchnorm == "clean":
             self._estimate(state, model, images())
