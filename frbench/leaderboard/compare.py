@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics as means
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from pydantic import Field
@@ -14,7 +16,15 @@ from frbench.leaderboard import statistics
 from frbench.leaderboard.columns import columns_of
 from frbench.leaderboard.rows import Column, Difference, Part
 from frbench.leaderboard.scores import paired_difference, percent
-from frbench.leaderboard.selection import Task, full_name, load_cells, pick, spec_id, task_of
+from frbench.leaderboard.selection import (
+    Task,
+    full_name,
+    load_cells,
+    pick,
+    recipe_of,
+    spec_id,
+    task_of,
+)
 from frbench.leaderboard.table import build
 from frbench.names import unknown
 
@@ -36,7 +46,11 @@ class PairedImages(Part):
 
 
 class AttackComparison(Part):
-    """One attack that both rows have finished; accuracies are percent on `n_a` and `n_b` images."""
+    """One attack that both rows have finished; accuracies are percent on `n_a` and `n_b` images.
+
+    Of rows over seeds they are means, and interval and p-value are the widest and the largest of
+    any seed of one with any seed of the other, as in the ranks of the table.
+    """
 
     column: Column
     dataset: str
@@ -47,11 +61,12 @@ class AttackComparison(Part):
     n_b: int
     difference: Difference
     test: str
-    paired: PairedImages | None
+    pairs: int = Field(default=1, description="of seeds")
+    paired: PairedImages | None = Field(description="none for rows over seeds")
 
 
 class RowComparison(Part):
-    """Everything that two rows share."""
+    """Everything that two rows share; `a` and `b` are the models of their first seeds."""
 
     label_a: str
     label_b: str
@@ -73,20 +88,33 @@ def compare(root: Path, a: str, b: str) -> RowComparison:
         InputError: no such row, several such rows, the same row twice, nothing that they share.
     """
     cells = load_cells(root)
-    digest_a, digest_b = find_row(cells, a), find_row(cells, b)
-    if digest_a == digest_b:
+    digests_a, digests_b = find_seeds(cells, a), find_seeds(cells, b)
+    if digests_a & digests_b:
         raise InputError(f"'{a}' and '{b}' are the same weights: name two different rows")
     return compare_rows(
-        [c for c in cells if c.model.digest == digest_a],
-        [c for c in cells if c.model.digest == digest_b],
+        [c for c in cells if c.model.digest in digests_a],
+        [c for c in cells if c.model.digest in digests_b],
     )
 
 
 def find_row(cells: Sequence[Cell], text: str) -> str:
-    """The digest of the model that a user names; raises InputError if there is not just one.
+    """The digest of the one model that a user names, as in `find_seeds`.
+
+    Raises InputError for a row over several seeds.
+    """
+    found = find_seeds(cells, text)
+    if len(found) > 1:
+        raise _several(cells, text, found)
+    return found.pop()
+
+
+def find_seeds(cells: Sequence[Cell], text: str) -> set[str]:
+    """The digests of the models behind the row that a user names: one a seed.
 
     A bare name is what `evaluate` takes for it: the best weights rather than the last, and of a run
     its average where it has one; `@best` are the plain weights.
+
+    Raises InputError if there is no such row, or several.
     """
     names: dict[str, set[str]] = {}
     text = text.rstrip("/")
@@ -106,28 +134,27 @@ def find_row(cells: Sequence[Cell], text: str) -> str:
         raise unknown("row", text, names)
     best = found & {c.model.digest for c in cells if c.model.weights != "last"}
     found = best or found
-    if len(found) > 1:
-        choices = sorted(
-            {
-                f"{c.model.digest[:8]} ({full_name(c.model)}, {c.model.preset or 'no preset'}, "
-                f"seed {c.model.seed})"
-                for c in cells
-                if c.model.digest in found
-            }
-        )
-        raise InputError(f"'{text}' names {len(found)} rows: choose one of {'; '.join(choices)}")
-    return found.pop()
+    models = {c.model.digest: c.model for c in cells if c.model.digest in found}.values()
+    of_one_row = len({(recipe_of(model), model.weights) for model in models}) == 1
+    if of_one_row and len({model.seed for model in models}) == len(models):
+        return found
+    raise _several(cells, text, found)
+
+
+def _several(cells: Sequence[Cell], text: str, found: set[str]) -> InputError:
+    models = {c.model.digest: c.model for c in cells if c.model.digest in found}.values()
+    choices = [
+        f"{m.digest[:8]} ({full_name(m)}, {m.preset or 'no preset'}, seed {m.seed})"
+        for m in sorted(models, key=lambda m: (full_name(m), m.preset or "", m.seed or 0, m.digest))
+    ]
+    return InputError(f"'{text}' names {len(found)} rows: choose one of {'; '.join(choices)}")
 
 
 def _labelled(cells: Sequence[Cell], text: str) -> set[str]:
     """Digests of the rows that a table labels so, which tells apart what names alone do not."""
     tables = [t for each_seed in (False, True) for t in build(cells, each_seed=each_seed).tables]
-    return {
-        row.model.digest
-        for table in tables
-        for row in table.rows
-        if row.label == text and not row.members
-    }
+    rows = [row for table in tables for row in table.rows if row.label == text]
+    return {member.model.digest for row in rows for member in row.members or (row,)}
 
 
 def _names(model: ModelRecord) -> set[str]:
@@ -139,10 +166,10 @@ def _names(model: ModelRecord) -> set[str]:
 
 
 def compare_rows(a: Sequence[Cell], b: Sequence[Cell]) -> RowComparison:
-    """Compare two models attack by attack, paired wherever they saw the same images.
+    """Compare two rows attack by attack, paired wherever they saw the same images.
 
     Args:
-        a: the cells of one model.
+        a: the cells of one row: of one model, or of one a seed.
         b: the cells of the other.
     """
     compared: list[AttackComparison] = []
@@ -158,16 +185,17 @@ def compare_rows(a: Sequence[Cell], b: Sequence[Cell]) -> RowComparison:
                 who = full_name((b if own_a else a)[0].model)
                 skipped.append(f"{what}: {who} has no such cell")
                 continue
-            result = _compare_attack(column, own_a, own_b)
-            if result is None:
-                skipped.append(f"{what}: not finished for both")
+            seeds = product(_by_seed(own_a), _by_seed(own_b))
+            matched = [pair for one, other in seeds if (pair := _matched(one, other))]
+            if matched:
+                compared.append(_joined([_compared(column, *pair) for pair in matched], matched))
             else:
-                compared.append(result)
+                skipped.append(f"{what}: not finished for both")
     if not compared:
         raise InputError(f"nothing to compare: {'; '.join(skipped)}")
     return RowComparison(
-        label_a=full_name(a[0].model),
-        label_b=full_name(b[0].model),
+        label_a=_label(a),
+        label_b=_label(b),
         a=a[0].model,
         b=b[0].model,
         attacks=tuple(compared),
@@ -175,15 +203,24 @@ def compare_rows(a: Sequence[Cell], b: Sequence[Cell]) -> RowComparison:
     )
 
 
+def _label(cells: Sequence[Cell]) -> str:
+    seeds = sorted({cell.model.seed or 0 for cell in cells})
+    over = f" over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
+    return full_name(cells[0].model) + over
+
+
+def _by_seed(cells: Sequence[Cell]) -> list[list[Cell]]:
+    digests = dict.fromkeys(cell.model.digest for cell in cells)
+    return [[c for c in cells if c.model.digest == digest] for digest in digests]
+
+
 def _cells_of(cells: Sequence[Cell], task: Task, column: Column) -> list[Cell]:
     wanted = spec_id(column.attack)
     return [c for c in cells if task_of(c) == task and spec_id(c.attack) == wanted]
 
 
-def _compare_attack(
-    column: Column, a: Sequence[Cell], b: Sequence[Cell]
-) -> AttackComparison | None:
-    """On the largest range that complete cells of both cover; else on all that each has seen."""
+def _matched(a: Sequence[Cell], b: Sequence[Cell]) -> tuple[Cell, Cell] | None:
+    """The largest range that complete cells of both cover; else all that each has seen."""
     ranges = {
         (max(one.data.start, other.data.start), min(one.data.stop, other.data.stop))
         for one in a
@@ -193,45 +230,25 @@ def _compare_attack(
         if start < stop:
             left, right = pick(a, start, stop), pick(b, start, stop)
             if left and right and left.cell.complete and right.cell.complete:
-                return _paired(column, left.cell, right.cell)
+                return left.cell, right.cell
     if any(start < stop for start, stop in ranges):
         return None
     complete = [[c for c in cells if c.complete] for cells in (a, b)]
     if not all(complete):
         return None
-    return _unpaired(column, *(max(cells, key=lambda c: c.data.n) for cells in complete))
+    left_whole, right_whole = (max(cells, key=lambda c: c.data.n) for cells in complete)
+    return left_whole, right_whole
 
 
-def _paired(column: Column, a: Cell, b: Cell) -> AttackComparison:
-    left, right = a.final_verdicts(), b.final_verdicts()
-    counts = statistics.pair_counts(left, right)
-    pairs = list(enumerate(zip(left, right, strict=True), a.data.start))
-    return AttackComparison(
-        column=column,
-        dataset=a.data.dataset,
-        precision=a.precision,
-        accuracy_a=percent(a.accuracy),
-        accuracy_b=percent(b.accuracy),
-        n_a=counts.n,
-        n_b=counts.n,
-        difference=paired_difference(counts),
-        test=MCNEMAR,
-        paired=PairedImages(
-            start=a.data.start,
-            stop=a.data.stop,
-            both=counts.both,
-            only_a=counts.only_a,
-            only_b=counts.only_b,
-            neither=counts.neither,
-            images_only_a=tuple(i for i, pair in pairs if pair == (ROBUST, BROKEN)),
-            images_only_b=tuple(i for i, pair in pairs if pair == (BROKEN, ROBUST)),
-        ),
-    )
-
-
-def _unpaired(column: Column, a: Cell, b: Cell) -> AttackComparison:
-    counts = (a.correct(), a.data.n, b.correct(), b.data.n)
-    low, high = statistics.unpaired_interval(*counts)
+def _compared(column: Column, a: Cell, b: Cell) -> AttackComparison:
+    """Image by image if both saw the same ones."""
+    images = None
+    if a.data == b.data:
+        counts = statistics.pair_counts(a.final_verdicts(), b.final_verdicts())
+        difference, test = paired_difference(counts), MCNEMAR
+        images = _paired_images(a, b, counts)
+    else:
+        difference, test = _unpaired_difference(a, b), FISHER
     return AttackComparison(
         column=column,
         dataset=a.data.dataset,
@@ -240,12 +257,59 @@ def _unpaired(column: Column, a: Cell, b: Cell) -> AttackComparison:
         accuracy_b=percent(b.accuracy),
         n_a=a.data.n,
         n_b=b.data.n,
-        difference=Difference(
-            points=percent(a.accuracy - b.accuracy),
-            low=percent(low),
-            high=percent(high),
-            p_value=statistics.two_proportions(*counts),
-        ),
-        test=FISHER,
-        paired=None,
+        difference=difference,
+        test=test,
+        paired=images,
+    )
+
+
+def _paired_images(a: Cell, b: Cell, counts: statistics.PairCounts) -> PairedImages:
+    pairs = list(enumerate(zip(a.final_verdicts(), b.final_verdicts(), strict=True), a.data.start))
+    return PairedImages(
+        start=a.data.start,
+        stop=a.data.stop,
+        both=counts.both,
+        only_a=counts.only_a,
+        only_b=counts.only_b,
+        neither=counts.neither,
+        images_only_a=tuple(i for i, pair in pairs if pair == (ROBUST, BROKEN)),
+        images_only_b=tuple(i for i, pair in pairs if pair == (BROKEN, ROBUST)),
+    )
+
+
+def _unpaired_difference(a: Cell, b: Cell) -> Difference:
+    counts = (a.correct(), a.data.n, b.correct(), b.data.n)
+    low, high = statistics.unpaired_interval(*counts)
+    return Difference(
+        points=percent(a.accuracy - b.accuracy),
+        low=percent(low),
+        high=percent(high),
+        p_value=statistics.two_proportions(*counts),
+    )
+
+
+def _joined(
+    found: Sequence[AttackComparison], matched: Sequence[tuple[Cell, Cell]]
+) -> AttackComparison:
+    """All pairs of seeds as one; where they disagree on who is ahead, the p-value is 1."""
+    if len(found) == 1:
+        return found[0]
+    a, b = (means.fmean(pair[side].accuracy for pair in matched) for side in (0, 1))
+    ahead = {one.correct() * other.data.n > other.correct() * one.data.n for one, other in matched}
+    each = [comparison.difference for comparison in found]
+    p_value = max(d.p_value for d in each if d.p_value is not None)
+    difference = Difference(
+        points=percent(a - b),
+        low=min(d.low for d in each if d.low is not None),
+        high=max(d.high for d in each if d.high is not None),
+        p_value=p_value if len(ahead) == 1 else 1.0,
+    )
+    return found[0].model_copy(
+        update={
+            "accuracy_a": percent(a),
+            "accuracy_b": percent(b),
+            "difference": difference,
+            "pairs": len(found),
+            "paired": None,
+        }
     )

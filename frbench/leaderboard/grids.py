@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from frbench.leaderboard import marks
-from frbench.leaderboard.compare import AttackComparison, RowComparison
+from frbench.leaderboard.compare import MCNEMAR, AttackComparison, RowComparison
 from frbench.leaderboard.rows import (
     Difference,
     Leaderboard,
@@ -29,6 +29,7 @@ _COSTS = {
     "images_per_second": "Images/s",
 }
 _SHOWN_IMAGES = 8
+_OF_PAIRS = "p and interval of the seeds that say least, p 1 where they disagree on who is ahead"
 
 
 @dataclass(frozen=True)
@@ -328,7 +329,10 @@ def comparison_grids(found: RowComparison) -> list[Grid]:
         *("Attack", "a", "b", "a - b", "p", "n"),
         *("Both right", "Only a", "Only b", "Neither"),
     )
-    tests = dict.fromkeys(attack.test for attack in found.attacks)
+    tests = dict.fromkeys(
+        attack.test if attack.pairs == 1 else f"{attack.test}; {_OF_PAIRS}"
+        for attack in found.attacks
+    )
     notes = [f"p by {test}" for test in tests]
     for attack in found.attacks:
         notes += _changed_sides(attack)
@@ -341,7 +345,8 @@ def _comparison_row(attack: AttackComparison) -> tuple[Entry, ...]:
     pair = attack.paired
     counts = [pair.both, pair.only_a, pair.only_b, pair.neither] if pair else []
     p_value = attack.difference.p_value
-    n = f"{attack.n_a:,}" if pair else f"{attack.n_a:,} and {attack.n_b:,}"
+    same = attack.n_a == attack.n_b and attack.test == MCNEMAR
+    n = f"{attack.n_a:,}" if same else f"{attack.n_a:,} and {attack.n_b:,}"
     return (
         Entry(attack.column.label),
         Entry(number(attack.accuracy_a)),

@@ -92,6 +92,18 @@ def full_name(record: ModelRecord) -> str:
     return f"{record.name} ({record.weights})"
 
 
+def recipe_of(record: ModelRecord) -> tuple[object, ...]:
+    """Equal for the seeds of one recipe, checkpoint left out.
+
+    A recipe's file may have changed between two seeds, as may the engine.
+    """
+    return (
+        *(record.name, record.source, record.defense, record.preset, record.protocol),
+        *(record.architecture, record.parameters, record.comparable, record.note),
+        *(record.engine, record.training_precision, record.settings),
+    )
+
+
 @dataclass(frozen=True)
 class Single:
     """One model with its cells, cut to the images of the table, by column key."""
@@ -99,19 +111,6 @@ class Single:
     record: ModelRecord
     aliases: tuple[str, ...]
     picked: dict[str, Picked]
-
-    @property
-    def recipe(self) -> tuple[object, ...]:
-        """Equal for the seeds of one recipe, checkpoint left out.
-
-        A recipe's file may have changed between two seeds, as may the engine.
-        """
-        r = self.record
-        return (
-            *(r.name, r.source, r.defense, r.preset, r.protocol),
-            *(r.architecture, r.parameters, r.comparable, r.note),
-            *(r.engine, r.training_precision, r.settings),
-        )
 
     @property
     def training(self) -> str:

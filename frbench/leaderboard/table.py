@@ -43,6 +43,7 @@ from frbench.leaderboard.selection import (
     full_name,
     load_cells,
     pick,
+    recipe_of,
     spec_id,
     task_of,
 )
@@ -223,7 +224,7 @@ def _seed_groups(singles: Sequence[Single]) -> list[list[Single]]:
     """Runs that differ in their seed alone; runs that share a seed differ in something else."""
     groups: dict[tuple[object, ...], list[Single]] = defaultdict(list)
     for single in singles:
-        groups[*single.recipe, single.record.weights].append(single)
+        groups[*recipe_of(single.record), single.record.weights].append(single)
     split: list[list[Single]] = []
     for group in groups.values():
         seeds = [s.record.seed for s in group]
@@ -376,8 +377,8 @@ def _last_of(best: Single, singles: Sequence[Single]) -> Single | None:
     weights = best.record.weights or ""
     if "best" not in weights:
         return None
-    wanted = (*best.recipe, best.training, weights.replace("best", "last"))
-    matches = [s for s in singles if (*s.recipe, s.training, s.record.weights) == wanted]
+    wanted = (*recipe_of(best.record), best.training, weights.replace("best", "last"))
+    matches = [s for s in singles if (*recipe_of(s.record), s.training, s.record.weights) == wanted]
     return matches[0] if len(matches) == 1 else None
 
 

@@ -9,7 +9,14 @@ import pytest
 from frbench.attacks.columns import pgd
 from frbench.errors import InputError
 from frbench.evaluation.cells import Cell, CellStore, ModelRecord
-from frbench.leaderboard.compare import FISHER, MCNEMAR, compare, compare_rows, find_row
+from frbench.leaderboard.compare import (
+    FISHER,
+    MCNEMAR,
+    compare,
+    compare_rows,
+    find_row,
+    find_seeds,
+)
 from frbench.leaderboard.render import render_comparison
 
 CellMaker = Callable[..., Cell]
@@ -95,9 +102,10 @@ def test_rows_are_found_by_name_checkpoint_target_and_digest(
     ):
         assert find_row(cells, text) == best.digest
     assert find_row(cells, "at_fr (last)") == find_row(cells, "111111") == last.digest
-    other = make_cell(model_record("at_fr", digest="c" * 64, seed=1), "pgd20", "10")
+    other = make_cell(model_record("at_fr", digest="0" * 64, preset="paper"), "pgd20", "10")
     with pytest.raises(
-        InputError, match=r"'at_fr' names 2 rows: choose one of bbbbbbbb \(at_fr \(best\)"
+        InputError,
+        match=r"2 rows: choose one of 00000000 \(at_fr \(best\), paper, .*; bbbbbbbb \(at_fr",
     ):
         find_row([*cells, other], "at_fr")
     with pytest.raises(InputError, match="unknown row 'at_fx': did you mean 'at_fr'"):
@@ -114,6 +122,47 @@ def test_a_row_is_found_by_the_label_that_tells_it_from_its_like(
     assert find_row(cells, "at_fr (best) epochs=200") == longer.digest
     with pytest.raises(InputError, match="'at_fr' names 2 rows"):
         find_row(cells, "at_fr")
+
+
+def test_a_row_over_seeds_is_all_of_them(make_cell: CellMaker, model_record: RecordMaker) -> None:
+    seeds = [model_record("at_fr", digest=f"{n}" * 64, target=f"run{n}", seed=n) for n in range(3)]
+    cells = [make_cell(m, "pgd20", "10") for m in reversed(seeds)]
+    digests = {model.digest for model in seeds}
+    assert find_seeds(cells, "at_fr") == find_seeds(cells, "at_fr (best)") == digests
+    assert find_seeds(cells, "at_fr (best) seed 1") == {seeds[1].digest}
+    with pytest.raises(InputError, match=r"3 rows: .*seed 0\); .*seed 1\); .*seed 2\)$"):
+        find_row(cells, "at_fr")
+    again = make_cell(model_record("at_fr", digest="9" * 64, target="again", seed=2), "fgsm", "10")
+    with pytest.raises(InputError, match="4 rows"):
+        find_seeds([*cells, again], "at_fr")
+
+
+def test_rows_over_seeds_are_told_apart_as_their_ranks_are(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    """The p-value and interval are those of the seeds that say least."""
+
+    def row(name: str, *verdicts: str) -> list[Cell]:
+        return [
+            make_cell(model_record(name, digest=f"{name[0]}{n}" * 32, seed=n), "pgd20", right)
+            for n, right in enumerate(verdicts)
+        ]
+
+    weak, weaker, strong = "0" * 20 + "1" * 12, "0" * 22 + "1" * 10, "1" * 32
+    a, b = row("at_fr", strong, strong), row("pgd_at", weak, weaker)
+    (attack,) = compare_rows(a, b).attacks
+    assert (attack.accuracy_a, attack.accuracy_b, attack.pairs) == (100.0, 34.38, 4)
+    assert attack.difference.points == 65.62
+    closest = compare_rows(a[:1], b[:1]).attacks[0].difference
+    farthest = compare_rows(a[:1], b[1:]).attacks[0].difference
+    assert attack.difference.p_value == closest.p_value > (farthest.p_value or 0)
+    assert (attack.difference.low, attack.difference.high) == (closest.low, farthest.high)
+    assert attack.paired is None
+    mixed = compare_rows(row("at_fr", strong, weaker), row("pgd_at", weak, weak))
+    assert mixed.attacks[0].difference.p_value == 1.0
+    assert mixed.label_a == "at_fr (best) over seeds 0, 1"
+    text = render_comparison(mixed, "table")
+    assert "p and interval of the seeds that say least" in text and "32 and 32" not in text
 
 
 @pytest.mark.parametrize("average", ["swa", "ema"])
