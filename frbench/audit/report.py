@@ -13,7 +13,7 @@ from rich.text import Text
 from frbench import storage
 from frbench.attacks import format_length
 from frbench.audit.findings import MARKS, Finding, Verdict
-from frbench.errors import InputError
+from frbench.notices import to_stderr
 
 USUAL_EPS = 8 / 255
 _COLORS = {"trusted": "green", "suspicious": "yellow", "broken": "red"}
@@ -96,10 +96,8 @@ def save_report(report: AuditReport, results_dir: Path) -> Path:
 def read_audits(results_dir: Path) -> dict[tuple[str, str], Audit]:
     """The audits of a results folder, by the digest of the model and the threat model.
 
-    Weights that were audited under two names have the worse of their verdicts.
-
-    Raises:
-        InputError: a damaged audit, which is named.
+    Weights that were audited under two names have the worse of their verdicts. A damaged audit must
+    not hide all tables: it is named on stderr and left out.
     """
     found: dict[tuple[str, str], Audit] = {}
     for path in sorted((results_dir / "audits").glob("*.json")):
@@ -107,9 +105,11 @@ def read_audits(results_dir: Path) -> dict[tuple[str, str], Audit]:
             audit = Audit.model_validate_json(path.read_bytes())
         except ValidationError as error:
             what = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}" for e in error.errors())
-            raise InputError(
-                f"damaged audit {path}: {what.strip()}; move it away and audit the target again"
-            ) from None
+            to_stderr(
+                f"frbench: left out: damaged audit {path}: {what.strip()}; move it away and audit "
+                "the target again"
+            )
+            continue
         key = audit.digest, audit.threat_model
         known = found.get(key)
         found[key] = worst_audit([known, audit] if known else [audit])

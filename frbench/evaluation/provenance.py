@@ -9,6 +9,7 @@ import torch
 
 from frbench.attacks import AttackSpec
 from frbench.evaluation.cells import Cell, ModelRecord
+from frbench.models.architectures import TIMM
 from frbench.provenance import code_digest, commit, hardware_name, library_version
 
 # Raised when the meaning of a verdict changes, so that older cells are not taken for new ones.
@@ -22,9 +23,6 @@ _DECIDING = {
     "frbench": ("torchattacks",),
     "pyautoattack": ("pyautoattack",),
 }
-# What the digest of a model from outside does not cover: its normalization and its activations are
-# in the code of these. RobustBench takes some of its networks from timm.
-_COMPUTING = {"robustbench": ("robustbench", "timm"), "timm": ("timm",)}
 
 
 def deciding_versions(
@@ -34,16 +32,22 @@ def deciding_versions(
 
     Args:
         spec: the attack.
-        model: whose own code may be a library's, by its target's scheme.
+        model: whose own code may be a library's.
         searched_in: what the twin of a fast search multiplies in; None for an exact search.
     """
-    scheme = model.target.partition(":")[0] if model.source == "outside" else ""
-    packages = ("torch", *_DECIDING[spec.library], *_COMPUTING.get(scheme, ()))
+    packages = ("torch", *_DECIDING[spec.library], *_computing(model))
     versions = {package: library_version(package) for package in packages}
     if searched_in is not None and spec.library != "none":
         kind = str(searched_in).removeprefix("torch.")
         versions[f"fast search in {kind}"] = FAST_SEARCH_VERSION
     return {"matrix": MATRIX_VERSION, **versions}
+
+
+def _computing(model: ModelRecord) -> tuple[str, ...]:
+    """The libraries whose code a model's digest does not cover: normalization and activations."""
+    if model.source == "outside" and model.target.startswith("robustbench:"):
+        return "robustbench", "timm"  # it takes some of its networks from there
+    return ("timm",) if model.architecture.startswith(TIMM) else ()
 
 
 def describe(device: torch.device) -> dict[str, Any]:

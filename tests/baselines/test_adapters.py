@@ -199,7 +199,7 @@ def test_robustbench_download_is_kept_for_the_next_time(models_folder, monkeypat
 
 
 def test_timm_models_need_weights_for_our_datasets():
-    with pytest.raises(InputError, match=r"1000 classes.*file:PATH --arch timm:resnet18"):
+    with pytest.raises(InputError, match=r"1000 classes.*file:PATH --arch timm:resnet18,"):
         load(timm_models, "resnet18")
     with pytest.raises(InputError, match="unknown timm model 'resnet1'"):
         load(timm_models, "resnet1")
@@ -208,30 +208,45 @@ def test_timm_models_need_weights_for_our_datasets():
 
 
 @pytest.fixture
-def cifar_weights(monkeypatch):
-    """timm as if it published CIFAR-10 weights for a small network."""
+def timm_folder(tmp_path):
+    """Write a small network as others publish theirs, with so many classes; returns it."""
     timm = importlib.import_module("timm")
-    config = types.SimpleNamespace(
-        has_weights=True, num_classes=10, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)
-    )
-    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: config)
-    return timm
+
+    def write(classes: int):
+        torch.manual_seed(0)
+        net = timm.create_model("resnet10t", num_classes=classes).eval()
+        net.pretrained_cfg |= {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
+        timm.models.save_for_hf(net, tmp_path / "published", safe_serialization=True)
+        return net
+
+    return write
 
 
-def test_timm_normalization_is_taken_from_timm(cifar_weights, monkeypatch):
-    create = cifar_weights.create_model
-    monkeypatch.setattr(
-        cifar_weights, "create_model", lambda name, pretrained: create(name, num_classes=10)
-    )
-    model = load(timm_models, "resnet10t")
+def test_a_folder_of_timm_is_loaded_with_its_own_normalization(timm_folder, tmp_path):
+    net = timm_folder(10)
+    model = load(timm_models, f"local-dir:{tmp_path}/published")
     assert model.normalization.mean == (0.5, 0.5, 0.5)
     assert (model.architecture, model.dataset) == ("timm:resnet10t", "cifar10")
+    images = torch.rand(4, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(model.module(images), net((images - 0.5) / 0.2), atol=1e-5)
+    (tmp_path / "published").rename(tmp_path / "moved")
+    moved = load(timm_models, f"local-dir:{tmp_path}/moved")
+    assert moved.digest == model.digest, "where the weights lie is no part of what they are"
 
 
-def test_timm_without_a_network_is_one_line(cifar_weights, monkeypatch):
+def test_a_folder_of_timm_that_does_not_fit_is_one_line(timm_folder, tmp_path):
+    timm_folder(7)
+    with pytest.raises(InputError, match="published' have 7 classes, the datasets here have 10"):
+        load(timm_models, f"local-dir:{tmp_path}/published")
+    with pytest.raises(FrbenchError, match="cannot get the weights of 'timm:local-dir:/no/such'"):
+        load(timm_models, "local-dir:/no/such")
+
+
+def test_timm_without_a_network_is_one_line(monkeypatch):
     def offline(name, pretrained):
         raise OSError("cannot reach the hub\nand more")
 
-    monkeypatch.setattr(cifar_weights, "create_model", offline)
-    with pytest.raises(FrbenchError, match="cannot reach the hub; use 'file:PATH"):
-        load(timm_models, "resnet10t")
+    monkeypatch.setattr(importlib.import_module("timm"), "create_model", offline)
+    with pytest.raises(FrbenchError, match="cannot reach the hub; for weights of your own write"):
+        load(timm_models, "hf-hub:someone/resnet18_cifar10")

@@ -80,9 +80,9 @@ def test_every_committed_cell_opens_under_its_key() -> None:
 def test_the_code_of_a_model_from_a_library_is_in_its_key(
     model_record: Callable[..., ModelRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decides(target: str, source: str = "outside") -> set[str]:
+    def decides(target: str, network: str = "resnet18", source: str = "outside") -> set[str]:
         """Libraries whose next version makes another cell of it."""
-        record = model_record("m", target=target, source=source)
+        record = model_record("m", target=target, architecture=network, source=source)
         found = set()
         for library in ("robustbench", "timm", "numpy"):
             now = provenance.deciding_versions(specs()["clean"], record)
@@ -98,9 +98,11 @@ def test_the_code_of_a_model_from_a_library_is_in_its_key(
         return found
 
     assert decides("robustbench:cifar100/Linf/Wong2020Fast") == {"robustbench", "timm"}
-    assert decides("timm:resnet18") == {"timm"}
+    for target in ("timm:resnet18", "timm:hf-hub:someone/net", "file:m.pt"):
+        assert decides(target, "timm:resnet18") == {"timm"}
+    assert decides("quick-pgd_at-s0-1f", "timm:resnet18", source="run") == {"timm"}
     assert decides("natural") == decides("file:m.pt") == set()
-    assert decides("robustbench", "run") == decides("timm:x@last", "run") == set()
+    assert decides("robustbench:x@last", source="run") == set()
 
 
 def test_no_committed_cell_is_decided_by_other_libraries_than_it_says() -> None:

@@ -35,11 +35,15 @@ def test_damaged_cell_is_named_and_left_out(
 
 
 @pytest.mark.parametrize("content", ["{", '{"target": "a", "digest": "b", "verdict": "maybe"}'])
-def test_damaged_audit_is_named(results: Path, tmp_path: Path, content: str) -> None:
+def test_damaged_audit_is_named(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
     path = results / "audits" / "x.json"
     path.parent.mkdir()
     path.write_text(content)
-    assert str(path) in _refused(tmp_path / "a.html", results)
+    write_report(tmp_path / "a.html", results, tmp_path / "runs", gallery=False)
+    (line,) = dict.fromkeys(capsys.readouterr().err.splitlines())
+    assert line.startswith(f"frbench: left out: damaged audit {path}: ")
 
 
 @pytest.mark.parametrize("kind", ["lowpass", "spectrum", "claims", "kernels"])
