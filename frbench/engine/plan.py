@@ -133,6 +133,7 @@ def resolve(
     except InputError:  # only the command line makes these settings possible
         before = {}
     layers.apply({key: _typed(value) for key, value in typed.items()})
+    layers.start_swa_at_first_drop()
     recipe, frame = layers.built()
     _check(recipe, frame)
     _refuse_idle(frame, typed)
@@ -225,6 +226,12 @@ class _Layers:
         self.apply(self.recipe.original_for.get(architecture, {}))
         for mechanism in self.recipe.mechanisms:
             self.apply(self.recipe.original_with.get(mechanism.kind, {}))
+
+    def start_swa_at_first_drop(self) -> None:
+        """SWA averages from the first drop of the learning rate on, unless a layer says when."""
+        frame = _rebuild(Frame(), self.frame, "")
+        if "swa" in self.parts and frame.schedule != "onecycle" and frame.milestones:
+            self.changes["swa"].setdefault("start_epoch", min(frame.milestones))
 
     def _unknown(self, key: str) -> InputError:
         """The error for a key that does not exist; `eps` is `attack.eps` rather than `epochs`."""

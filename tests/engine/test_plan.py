@@ -131,6 +131,21 @@ def test_later_layers_overrule_earlier_ones():
     assert quick.recipe.attack.eps == 0.031  # what no later layer changes stays
 
 
+@pytest.mark.parametrize(
+    ("defense", "protocol", "typed", "start"),
+    [
+        ("at_swa", "common", {}, 75),
+        ("at_swa", "common", {"milestones": "50,80"}, 50),
+        ("at_swa", "common", {"milestones": "50,80", "swa.start_epoch": "60"}, 60),
+        ("pgd_at+awp+swa", "original", {}, 100),
+        ("trades+swa", "original", {}, 74),
+    ],
+)
+def test_swa_starts_at_the_first_drop_unless_told_otherwise(defense, protocol, typed, start):
+    found = resolve(defense, preset="paper", protocol=protocol, overrides=typed)
+    assert found.recipe.mechanism("swa").start_epoch == start
+
+
 def test_values_are_read_as_people_type_them():
     found = plan("at_fr_swa", attack__eps="4/255", milestones="50,80", fr__weight="0.2")
     assert found.recipe.attack.eps == pytest.approx(4 / 255)
