@@ -21,6 +21,7 @@ ARGUMENTS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 N = 32
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +40,7 @@ def report_file(
     make_cell: Callable[..., Cell],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """Real digits under made-up verdicts, with curves, audits, spectra and a gallery."""
+    """Real digits under made-up verdicts, with curves and audits, and the committed analyses."""
     root = tmp_path_factory.mktemp("browser")
     sha256 = load_dataset("digits").test.sha256
     store = CellStore(root / "results")
@@ -93,18 +94,12 @@ def _write_extras(root: Path) -> None:
             "verdict": "suspicious",
             "reasons": ["Square finds more than the gradient attacks"],
         },
-        "results/analysis/claims.json": {
-            "analysis": "claims",
-            "claims": [
-                dict.fromkeys(("claim", "models", "measured", "threshold", "paper"), "text")
-                | {"verdict": "holds"}
-            ],
-        },
     }
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content))
+    shutil.copytree(RESULTS / "quick/analysis", root / "results/analysis")
     lines = [{"epoch": i, "val_clean": 0.5 + i / 10, "val_pgd20": 0.3} for i in range(4)]
     metrics = root / "runs/smoke-pgd_at-s0/metrics.jsonl"
     metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from frbench.attacks import pgd
-from frbench.errors import InputError
 from frbench.evaluation.cells import Cell, CellStore, ModelRecord
 from frbench.leaderboard.render import render
 from frbench.leaderboard.rows import Leaderboard
