@@ -22,7 +22,8 @@ from frbench.evaluation import Target
 from frbench.models import build_model
 from tools.perf import evaluate, precision
 from tools.perf.__main__ import main
-from tools.perf.machine import forward_flops
+from tools.perf.machine import activations, copy_bytes, forward_flops
+from tools.perf.machine import copy as copying
 from tools.perf.report import (
     Figure,
     Result,
@@ -195,6 +196,19 @@ def test_the_loader_serves_augmented_images_of_the_split():
 def test_flops_count_a_multiply_add_as_two():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5, bias=False))
     assert forward_flops(model, torch.rand(4, 3, 2, 2)) == 2 * 12 * 5
+
+
+def test_activations_are_what_convolutions_and_linear_layers_write():
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 36, 7))
+    assert activations(model, torch.zeros(2, 3, 8, 8)) == 5 * 36 + 7
+    assert not model[0]._forward_hooks
+
+
+def test_a_copy_reads_and_writes_every_byte():
+    assert copy_bytes(3) == 6e6
+    copied = copying(CPU, 1)
+    copied.run(2)
+    assert copied.name == "copy"
 
 
 def test_results_on_other_models_are_kept_apart(tmp_path):

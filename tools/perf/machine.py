@@ -22,6 +22,23 @@ def forward_flops(model: nn.Module, images: Tensor) -> float:
     return counter.get_total_flops() / len(images)
 
 
+def activations(model: nn.Module, images: Tensor) -> float:
+    """Numbers an image that convolutions and linear layers write in one forward pass."""
+    written = 0
+
+    def count(layer: nn.Module, inputs: object, output: Tensor) -> None:
+        nonlocal written
+        written += output.numel()
+
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    with torch.no_grad():
+        model(images)
+    for hook in hooks:
+        hook.remove()
+    return written / len(images)
+
+
 MATMUL = "matmul"
 
 
@@ -46,6 +63,32 @@ def matmul(device: Device, size: int) -> Candidate:
 def matmul_flops(size: int) -> float:
     """Floating-point operations of one unit of `matmul`."""
     return 2.0 * size**3
+
+
+COPY = "copy"
+
+
+def copy(device: Device, megabytes: int) -> Candidate:
+    """Copies of one large tensor to another: how fast a device moves bytes.
+
+    Args:
+        device: where.
+        megabytes: of the tensor; one unit is `copy_bytes(megabytes)`.
+    """
+    source, target = (
+        torch.zeros(megabytes * 10**6, dtype=torch.uint8, device=device.device) for _ in range(2)
+    )
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            target.copy_(source)
+
+    return Candidate(COPY, run)
+
+
+def copy_bytes(megabytes: int) -> float:
+    """Bytes that one unit of `copy` reads and writes."""
+    return 2e6 * megabytes
 
 
 def peak_memory(device: Device, work: Callable[[], object]) -> float:
