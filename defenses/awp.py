@@ -8,7 +8,8 @@ gamma = 0.01 (TRADES-AWP uses 0.005). `frbench/engine/mechanisms/awp.py` has the
 composes with any recipe: `trades+awp`.
 
 The original protocol leaves one accident of the authors' loop out: it attacks the first batch of
-each epoch but the first in eval mode, since the evaluation before left the model there.
+each epoch but the first in eval mode, since the evaluation before left the model there. And its
+forward pass that only moves BatchNorm statistics comes after the trained one, theirs before it.
 """
 
 from defenses.pgd_at import recipe as pgd_at
