@@ -162,7 +162,7 @@ def _columns(plan: Plan, data: Dataset, n: int | None) -> list[Column]:
     aa = columns.pop("aa")
 
     def images(own: int) -> int:
-        return min(own, len(data.test)) if n is None else data_range(data, "test", 0, n).n
+        return min(own, len(data.test)) if n is None else data_range(data, 0, n).n
 
     cheap = images(preset.test_images)
     last = headline.replace("best", "last")
@@ -187,7 +187,7 @@ def _without_finished(
     models = {view: run_target(run, view).record for view in {c.view for c in columns}}
 
     def missing(column: Column) -> bool:
-        part = data_range(data, "test", 0, column.images)
+        part = data_range(data, 0, column.images)
         model = models[column.view]
         blank = blank_cell(model, column.spec, part, 0, batch, search, device.device)
         cell = store.find(blank)

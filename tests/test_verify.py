@@ -260,6 +260,7 @@ def test_the_command_trains_and_tells_pass_or_fail(
     assert "PASS pgd_at: every mean lies in its band" in said.out
     assert said.err.count("trained already, reused") == 2
     assert said.err.count("frame: dataset=digits") == 2
+    assert said.err.count("plan: ") >= 1
 
     bands = json.loads((tmp_path / "bands.json").read_text())
     bands["defenses"][0]["metrics"]["pgd20"] = {"low": 0.0, "high": 1.0}

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from frbench.cli.options import RESULTS, RUNS, DefenseName, DeviceName, ResultsDir, RunsDir
 from frbench.cli.outcome import plain_console
-from frbench.cli.work import show_settings
+from frbench.cli.work import announce, show_settings
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` does not need it
     from frbench.verify import DefenseBands, Verification
@@ -41,6 +41,8 @@ def verify(
     from frbench import verify as library
     from frbench.engine.device import find_device
     from frbench.engine.plan import resolve
+    from frbench.evaluation import CellStore
+    from frbench.workflow import forecast
 
     plans = [resolve(defense, preset=preset, seed=seed) for seed in range(seeds)]
     path = bands or library.BANDS
@@ -50,6 +52,8 @@ def verify(
     where, log = find_device(device), plain_console(stderr=True, soft_wrap=True)
     library.find_bands(plans[0], path)  # nothing is shown where there is nothing to compare
     show_settings(plans, where, chosen=True, protocol="common")
+    log.print("estimating ...")
+    announce(forecast(plans, where, runs_dir, store=CellStore(results_dir)))
     found = library.verify(plans, where, runs_dir, results_dir, log, path=path)
     _show(found)
     if not found.passed:

@@ -67,7 +67,8 @@ def train(
         frbench train trades+awp+ema --preset resnet18 beta=5 awp.gamma=0.005
     """
     from frbench.engine.device import find_device
-    from frbench.engine.plan import default_preset, parse_overrides, resolve
+    from frbench.engine.plan import parse_overrides, resolve
+    from frbench.engine.presets import default_preset
     from frbench.workflow import check, forecast, train_all
 
     where = find_device(device, compile_=compile_)
@@ -85,7 +86,7 @@ def train(
     found = forecast([plan], where, runs_dir)
     if estimate:
         return _print_estimate(found)
-    _announce(found)
+    announce(found)
     (run,) = train_all([plan], where, runs_dir, log)
     # Where a run with an average served, its name alone would stand for the average.
     served = plan.recipe.average is None and any("-" in view for view in run.promised_views())
@@ -144,7 +145,6 @@ def evaluate(
 
     where = find_device(device)
     radius = None if eps is None else parse_eps(eps)
-    norm = lookup("norm", norm, {"Linf": "Linf", "L2": "L2"})
     columns = parse_attacks(attacks, norm=norm, eps=radius, stages=stages)  # type: ignore[arg-type]
     mode, store, typed = _search(search), CellStore(results_dir), _batch(batch)
     for folder in (runs_dir, results_dir):
@@ -156,7 +156,7 @@ def evaluate(
     found = {text: load(text, device=where.device) for text in targets}
     datasets = {text: load_dataset(target.record.dataset) for text, target in found.items()}
     for data in datasets.values():
-        data_range(data, "test", 0, n)
+        data_range(data, 0, n)
     storage.check_folder(results_dir)
     for text, target in found.items():
         if target.record.note:
@@ -227,7 +227,8 @@ def bench(
     """
     from frbench.cli.jobs import run_jobs, share
     from frbench.engine.device import find_device
-    from frbench.engine.plan import default_preset, parse_overrides, resolve
+    from frbench.engine.plan import parse_overrides, resolve
+    from frbench.engine.presets import default_preset
     from frbench.evaluation import CellStore
     from frbench.workflow import check, forecast, train_all
 
@@ -250,7 +251,7 @@ def bench(
     found = forecast(plans, where, runs_dir, n=n, store=store, search=mode)
     if estimate:
         return _print_estimate(found)
-    _announce(found)
+    announce(found)
     groups: dict[str, list[Plan]] = {}
     for plan in plans:  # rows of one training belong together
         groups.setdefault(plan.trajectory, []).append(plan)
@@ -394,7 +395,7 @@ def show_settings(plans: list[Plan], device: Device, *, chosen: bool, protocol: 
             log.print(f"  {name}: {text}")
 
 
-def _announce(found: Forecast) -> None:
+def announce(found: Forecast) -> None:
     """Say before anything is paid what is about to be computed and how long it will take."""
     for line in found.lines(detailed=False):
         log.print(f"plan: {line}")

@@ -317,8 +317,3 @@ def parse_overrides(items: Iterable[str]) -> dict[str, str]:
             raise InputError(f"'{key.strip()}' is given twice; once is enough")
         pairs[key.strip()] = value.strip()
     return pairs
-
-
-def default_preset(cuda: bool) -> str:
-    """`resnet18` with an accelerator, `quick` without."""
-    return "resnet18" if cuda else "quick"

@@ -126,3 +126,8 @@ PRESETS = {
 def find_preset(name: str) -> Preset:
     """The preset called `name`; raises InputError with the nearest known name."""
     return lookup("preset", name, PRESETS)
+
+
+def default_preset(cuda: bool) -> str:
+    """`resnet18` with an accelerator, `quick` without."""
+    return "resnet18" if cuda else "quick"

@@ -13,14 +13,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
-
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
 from frbench.attacks import AttackSpec
-from frbench.data import Dataset, Split
+from frbench.data import Dataset
 from frbench.engine.presets import EVALUATION_BATCH
 from frbench.errors import FrbenchError, InputError
 from frbench.evaluation import costs, numerics, provenance
@@ -43,7 +41,6 @@ def evaluate(
     *,
     store: CellStore,
     device: torch.device | str,
-    split: Literal["train", "test"] = "test",
     start: int = 0,
     n: int | None = None,
     seed: int = 0,
@@ -60,8 +57,7 @@ def evaluate(
         dataset: with as many classes as the model has outputs.
         store: finished and unfinished cells; each chunk is saved there at once.
         device: where to compute.
-        split: whose images.
-        start: first image.
+        start: first test image.
         n: number of images; None for all from `start` on.
         seed: of every chunk's random numbers, where the attack draws any.
         batch: images a chunk.
@@ -71,20 +67,19 @@ def evaluate(
         console: where plan, progress and bounds go; None keeps silent.
 
     Raises:
-        InputError: a range outside the split, a model that does not fit the data, logits that are
+        InputError: a range outside the test split, a model that does not fit the data, logits that are
             not finite, a damaged cell.
         FrbenchError: an attack that left its ball, no space, no memory.
     """
     where = torch.device(device)
-    part: Split = getattr(dataset, split)
-    data = data_range(dataset, split, start, n)
+    data = data_range(dataset, start, n)
     if batch < 1:
         raise InputError(f"batch {batch} is not possible: give at least 1")
     wanted = [blank_cell(target.record, spec, data, seed, batch, search, where) for spec in specs]
     unfinished = [cell for cell in map(lambda c: store.find(c) or c, wanted) if not cell.complete]
     if unfinished:
-        images = part.images[data.start : data.stop]
-        labels = part.labels[data.start : data.stop]
+        images = dataset.test.images[data.start : data.stop]
+        labels = dataset.test.labels[data.start : data.stop]
         classes = len(dataset.classes)
         with target.ready():
             _try_model(target, images, labels, classes, where)
@@ -136,19 +131,16 @@ def _finished(store: CellStore, wanted: Cell) -> Cell:
     return cell
 
 
-def data_range(
-    dataset: Dataset, split: Literal["train", "test"], start: int, n: int | None
-) -> DataRange:
-    """Images `start` to `start + n` (None: to the end); raises InputError where there are none."""
-    part: Split = getattr(dataset, split)
-    total = len(part.labels)
+def data_range(dataset: Dataset, start: int, n: int | None) -> DataRange:
+    """Test images `start` to `start + n` (None: to the end); InputError where there are none."""
+    total = len(dataset.test)
     stop = total if n is None else start + n
     if start < 0 or stop <= start or stop > total:
         raise InputError(
-            f"images {start} to {stop} are not a range of {dataset.name}'s {split} split of "
-            f"{total}: choose n from 1 to {total - max(start, 0)}"
+            f"images {start} to {stop} are not a range of {dataset.name}'s test split of {total}: "
+            f"choose n from 1 to {total - max(start, 0)}"
         )
-    return DataRange(dataset=dataset.name, split=split, sha256=part.sha256, start=start, stop=stop)
+    return DataRange(dataset=dataset.name, sha256=dataset.test.sha256, start=start, stop=stop)
 
 
 def blank_cell(

@@ -62,7 +62,8 @@ def build_model(
     """
     if normalization is not None and len(normalization.mean) != channels:
         raise InputError(
-            f"normalization of {len(normalization.mean)} channels for images of {channels}"
+            f"a normalization of {len(normalization.mean)} channels for images of {channels}: "
+            "choose normalization=none, or other data"
         )
     wide = _WIDE_RESNET.fullmatch(architecture)
     if architecture.startswith(TIMM):

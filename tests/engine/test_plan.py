@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from frbench.engine.plan import default_preset, parse_overrides, resolve
-from frbench.engine.presets import PRESETS
+from frbench.engine.plan import parse_overrides, resolve
+from frbench.engine.presets import PRESETS, default_preset
 from frbench.errors import InputError
 
 

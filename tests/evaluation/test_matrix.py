@@ -301,7 +301,7 @@ def another_process(store: CellStore, cell: Cell, *chunks: int) -> Iterator[Call
 
 
 def blank(target: Target, spec: AttackSpec, dataset: Dataset, batch: int, n: int = 8) -> Cell:
-    data = matrix.data_range(dataset, "test", 0, n)
+    data = matrix.data_range(dataset, 0, n)
     return matrix.blank_cell(target.record, spec, data, 0, batch, "exact", torch.device("cpu"))
 
 

@@ -137,7 +137,7 @@ def test_a_fast_cell_goes_on_in_the_arithmetic_that_began_it(
     monkeypatch.setattr(search, "has_bf16", lambda _: True)
 
     def keys(spec: AttackSpec, mode: search.Search) -> set[str]:
-        data = matrix.data_range(digits, "test", 0, 8)
+        data = matrix.data_range(digits, 0, 8)
         places = [CPU, torch.device("cuda")]
         return {
             matrix.blank_cell(convolutional.record, spec, data, 0, 8, mode, where).key

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from frbench.engine.device import find_device
-from frbench.engine.plan import default_preset
+from frbench.engine.presets import default_preset
 from frbench.errors import FrbenchError
 from frbench.evaluation.search import Search
 from tools.perf import bench, data, evaluate, precision, train
