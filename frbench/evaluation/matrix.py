@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
+
 import torch
 from rich.console import Console
 from torch import Tensor, nn
@@ -67,8 +68,8 @@ def evaluate(
         console: where plan, progress and bounds go; None keeps silent.
 
     Raises:
-        InputError: a range outside the test split, a model that does not fit the data, logits that are
-            not finite, a damaged cell.
+        InputError: a range outside the test split, a model that does not fit the data, logits that
+            are not finite, a damaged cell.
         FrbenchError: an attack that left its ball, no space, no memory.
     """
     where = torch.device(device)
