@@ -48,8 +48,8 @@ class PairedImages(Part):
 class AttackComparison(Part):
     """One attack that both rows have finished; accuracies are percent on `n_a` and `n_b` images.
 
-    Of rows over seeds they are means, and interval and p-value are the widest and the largest of
-    any seed of one with any seed of the other, as in the ranks of the table.
+    Of rows over seeds they are means, each on at least so many images, and interval and p-value are
+    the widest and the largest of any seed of one with any seed of the other, as in a table's ranks.
     """
 
     column: Column
@@ -308,6 +308,8 @@ def _joined(
         update={
             "accuracy_a": percent(a),
             "accuracy_b": percent(b),
+            "n_a": min(one.data.n for one, _ in matched),
+            "n_b": min(other.data.n for _, other in matched),
             "difference": difference,
             "pairs": len(found),
             "paired": None,

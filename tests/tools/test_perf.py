@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import types
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from frbench.engine.plan import resolve
 from frbench.engine.step import TrainingStep
 from frbench.evaluation import Target
 from frbench.models import build_model
-from tools.perf import evaluate, precision
+from tools.perf import evaluate, precision, timing
 from tools.perf.__main__ import main
 from tools.perf.machine import activations, copy_bytes, forward_flops
 from tools.perf.machine import copy as copying
@@ -118,6 +119,15 @@ def test_a_warm_up_of_its_own_and_fixed_units_are_respected():
     own = Candidate("a", candidate.run, lambda: log.append(("warm", 0)))
     interleave([own], clock, repeats=2, seconds=9.0, units=1)
     assert log == [("warm", 0), ("a", 1), ("a", 1)]
+
+
+def test_nobody_is_timed_while_helpers_of_another_candidate_still_work(monkeypatch):
+    clock, order = FakeClock(), []
+    monkeypatch.setattr(timing, "time", types.SimpleNamespace(sleep=order.append))
+    loader = Candidate("a", lambda units: order.append("a"), lambda: None, settle=0.3)
+    alone = Candidate("b", lambda units: order.append("b"), lambda: None)
+    interleave([loader, alone], clock, repeats=1, seconds=0.0, units=1)
+    assert order == [0.3, 0.0, "a", 0.3, "b", 0.0]
 
 
 def test_the_wall_clock_runs_the_work_once():

@@ -51,11 +51,13 @@ class Candidate:
         name: for the table.
         run: does so many units of work (steps, batches, whole evaluations).
         warm_up: what to do before the first measurement; by default a few units.
+        settle: seconds for which its helpers may go on working after `run`; nobody is timed then.
     """
 
     name: str
     run: Callable[[int], object]
     warm_up: Callable[[], object] | None = None
+    settle: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def interleave(
             candidate.warm_up()
         else:
             candidate.run(_WARM_UP)
+        time.sleep(candidate.settle)
     sizes = {c.name: units or _units(c, clock, seconds) for c in candidates}
     samples: dict[str, list[float]] = {c.name: [] for c in candidates}
     for turn in range(repeats):
@@ -118,6 +121,7 @@ def interleave(
             size = sizes[candidate.name]
             sample = clock.measure(partial(candidate.run, size)) / size
             samples[candidate.name].append(sample)
+            time.sleep(candidate.settle)
             say(f"{candidate.name}: {sample:.4g} s, sample {turn + 1} of {repeats}")
     return {name: Timing(name, sizes[name], tuple(taken)) for name, taken in samples.items()}
 

@@ -12,6 +12,9 @@ from tools.perf.subjects import EPOCH_IMAGES, fresh_model, ours, plan_for, rando
 from tools.perf.textbook import PlainLoop, PlainStep, careful, textbook
 from tools.perf.timing import Candidate, Timing
 
+_LOADING = 0.3
+"""Seconds in which the workers of a loader have filled their queue, and leave the cores alone."""
+
 
 def run(options: Options) -> Result:
     """Time the loops on random images of CIFAR-10's shape: speed does not depend on content."""
@@ -42,7 +45,7 @@ def _compare_loops(result: Result, options: Options, model: str, steps: int) -> 
     for gradient in (textbook, careful):
         step = PlainStep(fresh_model(plan).to(where), plan.recipe.attack, plan.frame, gradient)
         loop = PlainLoop(step, split, options.batch, where)
-        candidates.append(Candidate(gradient.__name__, loop.run))
+        candidates.append(Candidate(gradient.__name__, loop.run, settle=_LOADING))
     candidates += [
         Candidate(name, ours(plan, options, name).run) for name in variants(options.device)
     ]
