@@ -133,7 +133,6 @@ def resolve(
     except InputError:  # only the command line makes these settings possible
         before = {}
     layers.apply({key: _typed(value) for key, value in typed.items()})
-    layers.start_swa_at_first_drop()
     recipe, frame = layers.built()
     _check(recipe, frame)
     _refuse_idle(frame, typed)
@@ -227,12 +226,6 @@ class _Layers:
         for mechanism in self.recipe.mechanisms:
             self.apply(self.recipe.original_with.get(mechanism.kind, {}))
 
-    def start_swa_at_first_drop(self) -> None:
-        """SWA averages from the first drop of the learning rate on, unless a layer says when."""
-        frame = _rebuild(Frame(), self.frame, "")
-        if "swa" in self.parts and frame.schedule != "onecycle" and frame.milestones:
-            self.changes["swa"].setdefault("start_epoch", min(frame.milestones))
-
     def _unknown(self, key: str) -> InputError:
         """The error for a key that does not exist; `eps` is `attack.eps` rather than `epochs`."""
         for known in self.keys():
@@ -241,13 +234,22 @@ class _Layers:
         return unknown("key", key, self.keys())
 
     def built(self) -> tuple[Recipe, Frame]:
-        rebuilt = {name: _rebuild(p, self.changes[name], name) for name, p in self.parts.items()}
+        frame = _rebuild(Frame(), self.frame, "")
+        changes = {**self.changes, "swa": {**self._swa_start(frame), **self.changes.get("swa", {})}}
+        rebuilt = {name: _rebuild(p, changes[name], name) for name, p in self.parts.items()}
         recipe = self.recipe.rebuilt(
             objective=rebuilt[""],
             attack=rebuilt["attack"],
             mechanisms=tuple(rebuilt[m.kind] for m in self.recipe.mechanisms),
         )
-        return recipe, _rebuild(Frame(), self.frame, "")
+        return recipe, frame
+
+    def _swa_start(self, frame: Frame) -> dict[str, int]:
+        """SWA averages from the first drop of the learning rate on, unless its recipe says when."""
+        swa = self.parts.get("swa")
+        if swa is None or "start_epoch" in swa.model_fields_set or frame.schedule == "onecycle":
+            return {}
+        return {"start_epoch": min(frame.milestones)} if frame.milestones else {}
 
 
 def _rebuild(part: BaseModel, changes: Mapping[str, Any], prefix: str) -> Any:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from frbench.engine.plan import parse_overrides, resolve
+from frbench.engine import StochasticWeightAveraging
+from frbench.engine import plan as plans
+from frbench.engine.plan import check_original, parse_overrides, resolve
 from frbench.engine.presets import PRESETS, default_preset
+from frbench.engine.registry import Defense, parse_defense
 from frbench.errors import InputError
 
 
@@ -146,6 +149,20 @@ def test_swa_starts_at_the_first_drop_unless_told_otherwise(defense, protocol, t
     assert found.recipe.mechanism("swa").start_epoch == start
 
 
+def test_a_recipe_may_say_when_its_swa_starts(monkeypatch):
+    own = Defense(
+        "mine", parse_defense("pgd_at").recipe + StochasticWeightAveraging(start_epoch=60)
+    )
+    monkeypatch.setattr(plans, "parse_defense", lambda text: own)
+    assert plan("mine").recipe.mechanism("swa").start_epoch == 60
+    assert plan("mine", milestones="50,80").recipe.mechanism("swa").start_epoch == 60
+
+
+def test_authors_settings_of_few_epochs_fit_a_swa_that_starts_with_them():
+    recipe = parse_defense("pgd_at").recipe + StochasticWeightAveraging()
+    check_original(recipe.rebuilt(original={"epochs": 30, "milestones": (15, 25)}))
+
+
 def test_values_are_read_as_people_type_them():
     found = plan("at_fr_swa", attack__eps="4/255", milestones="50,80", fr__weight="0.2")
     assert found.recipe.attack.eps == pytest.approx(4 / 255)
@@ -173,6 +190,9 @@ def test_a_default_is_what_protocol_and_preset_say():
     assert plan("trades", protocol="original", epochs=76).changed == ()
     assert plan("trades", epochs=76, milestones="60").changed == ("epochs=76", "milestones=60")
     assert plan("at_fr", preset="quick", fr__start_epoch=8).changed == ()
+    later = {"defense": "pgd_at+awp+swa", "protocol": "original"}
+    assert plan(**later, swa__start_epoch=100).changed == ()
+    assert plan(**later, swa__start_epoch=75).changed == ("swa.start_epoch=75",)
     assert plan("at_fr", preset="quick", fr__start_epoch=0).changed == ("fr.start_epoch=0",)
 
 
