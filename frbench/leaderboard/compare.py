@@ -18,6 +18,7 @@ from frbench.leaderboard.rows import Column, Difference, Part
 from frbench.leaderboard.scores import paired_difference, percent
 from frbench.leaderboard.selection import (
     Task,
+    cut,
     full_name,
     load_cells,
     pick,
@@ -186,11 +187,13 @@ def compare_rows(a: Sequence[Cell], b: Sequence[Cell]) -> RowComparison:
                 skipped.append(f"{what}: {who} has no such cell")
                 continue
             seeds = product(_by_seed(own_a), _by_seed(own_b))
-            matched = [pair for one, other in seeds if (pair := _matched(one, other))]
-            if matched:
-                compared.append(_joined([_compared(column, *pair) for pair in matched], matched))
-            else:
+            found = [pair for one, other in seeds if (pair := _matched(one, other))]
+            if not found:
                 skipped.append(f"{what}: not finished for both")
+                continue
+            matched = _on_same_images(found)
+            compared.append(_joined([_compared(column, *pair) for pair in matched], matched))
+            skipped += [f"{what}: not finished for {who}" for who in _left_out(a, b, found)]
     if not compared:
         raise InputError(f"nothing to compare: {'; '.join(skipped)}")
     return RowComparison(
@@ -238,6 +241,24 @@ def _matched(a: Sequence[Cell], b: Sequence[Cell]) -> tuple[Cell, Cell] | None:
         return None
     left_whole, right_whole = (max(cells, key=lambda c: c.data.n) for cells in complete)
     return left_whole, right_whole
+
+
+def _on_same_images(pairs: Sequence[tuple[Cell, Cell]]) -> list[tuple[Cell, Cell]]:
+    """All pairs cut to the images that every cell has, as in a table; as they are without any."""
+    cells = [cell for pair in pairs for cell in pair]
+    start, stop = max(c.data.start for c in cells), min(c.data.stop for c in cells)
+    if start >= stop:
+        return list(pairs)
+    return [(cut(one, start, stop), cut(other, start, stop)) for one, other in pairs]
+
+
+def _left_out(
+    a: Sequence[Cell], b: Sequence[Cell], pairs: Sequence[tuple[Cell, Cell]]
+) -> list[str]:
+    """The seeds of both rows that no pair has."""
+    compared = {cell.model.digest for pair in pairs for cell in pair}
+    models = {c.model.digest: c.model for c in [*a, *b] if c.model.digest not in compared}
+    return [f"{full_name(model)} seed {model.seed}" for model in models.values()]
 
 
 def _compared(column: Column, a: Cell, b: Cell) -> AttackComparison:

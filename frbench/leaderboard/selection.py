@@ -63,7 +63,7 @@ def pick(cells: Iterable[Cell], start: int, stop: int) -> Picked | None:
     Complete ones come first, then those measured on exactly this range, then the newest.
     """
     covering = [
-        Picked(_cut(cell, start, stop), cell)
+        Picked(cut(cell, start, stop), cell)
         for cell in cells
         if cell.data.start <= start and stop <= cell.data.stop
     ]
@@ -75,7 +75,8 @@ def _preference(picked: Picked) -> tuple[bool, bool, str, str]:
     return picked.cell.complete, exact, picked.source.updated, picked.source.key
 
 
-def _cut(cell: Cell, start: int, stop: int) -> Cell:
+def cut(cell: Cell, start: int, stop: int) -> Cell:
+    """The cell as if it were of images `start` to `stop` alone, which it must cover."""
     low, high = start - cell.data.start, stop - cell.data.start
     return cell.model_copy(
         update={

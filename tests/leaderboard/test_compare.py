@@ -165,6 +165,22 @@ def test_rows_over_seeds_are_told_apart_as_their_ranks_are(
     assert "p and interval of the seeds that say least" in text and "32 and 32" not in text
 
 
+def test_seeds_are_compared_on_the_images_that_all_have_and_a_missing_one_is_told(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    seeds = [model_record("at_fr", digest=f"{n}" * 64, seed=n) for n in range(3)]
+    other = make_cell(model_record("pgd_at"), "pgd20", "0000")
+    a = [
+        make_cell(seeds[0], "pgd20", "1000"),
+        make_cell(seeds[1], "pgd20", "11"),
+        make_cell(seeds[2], "pgd20", "1."),
+    ]
+    found = compare_rows(a, [other])
+    (attack,) = found.attacks
+    assert (attack.accuracy_a, attack.n_a, attack.n_b, attack.pairs) == (75.0, 2, 2, 2)
+    assert found.skipped == ("PGD-20 (cifar10, fp32): not finished for at_fr (best) seed 2",)
+
+
 @pytest.mark.parametrize("average", ["swa", "ema"])
 def test_a_runs_name_is_its_average_as_evaluate_has_it(
     make_cell: CellMaker, model_record: RecordMaker, average: str
