@@ -24,7 +24,7 @@ def score_of(picked: Picked) -> Score:
         cell.data.n,
         stages=cell.stages,
         stages_done=cell.stages_done(),
-        seconds_left=picked.source.seconds_left,
+        seconds_left=picked.source.seconds_left if cell.pending else None,
         cells=(_reference(picked.source),),
     )
 
@@ -87,7 +87,8 @@ def mean_score(scores: Sequence[Score]) -> Score:
     # From counts where there are some, so that nothing is rounded twice.
     exact = [s.accuracy if s.correct is None else 100 * s.correct / s.n for s in scores]
     mean, sd = statistics.seed_summary(exact)
-    left = [s.seconds_left for s in scores if s.seconds_left is not None]
+    left = [s.seconds_left for s in scores if s.at_most]
+    known = [seconds for seconds in left if seconds is not None]
     return Score(
         accuracy=round(mean, 2),
         at_most=any(s.at_most for s in scores),
@@ -98,7 +99,7 @@ def mean_score(scores: Sequence[Score]) -> Score:
         stages_done=tuple(
             stage for stage in scores[0].stages if all(stage in s.stages_done for s in scores)
         ),
-        seconds_left=sum(left) if left else None,
+        seconds_left=sum(known) if known and len(known) == len(left) else None,
         cells=tuple(ref for s in scores for ref in s.cells),
     )
 

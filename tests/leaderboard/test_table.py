@@ -98,6 +98,25 @@ def test_unfinished_autoattack_is_an_upper_bound_with_its_stages(
     assert f"{note}; about 12 min left" in single_table(build([timed])).notes
 
 
+def test_seconds_left_are_of_all_unfinished_seeds_and_of_nothing_finished(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    partial = {"apgd-ce": "1110", "apgd-t": "1.10", "fab-t": "...0", "square": "...0"}
+    seeds = [model_record("pgd_at", digest=f"{n}" * 64, seed=n) for n in range(2)]
+
+    def left(*seconds: float | None) -> float | None:
+        pairs = zip(seeds, seconds, strict=True)
+        cells = [make_cell(seed, "aa", partial, seconds_left=s) for seed, s in pairs]
+        return single_table(build(cells)).rows[0].scores["aa"].seconds_left
+
+    assert left(60.0, 30.0) == 90.0
+    assert left(60.0, None) is None, "one seed's rest is not known"
+    longer = make_cell(seeds[0], "pgd20", "10..", seconds_left=60.0)
+    tables = build([longer, make_cell(seeds[0], "fgsm", "10")]).tables
+    rests = {t.n: t.rows[0].scores["pgd20"].seconds_left for t in tables}
+    assert rests == {4: 60.0, 2: None}, "the two images of the short table have their verdicts"
+
+
 def test_autoattack_of_two_stages_has_a_column_of_its_own(
     make_cell: CellMaker, model_record: RecordMaker
 ) -> None:
