@@ -77,7 +77,7 @@ def leaderboard(root: Path, *, each_seed: bool = False) -> Leaderboard:
         each_seed: one row a seed instead of mean and standard deviation.
 
     Raises:
-        InputError: no cells, or a damaged audit.
+        InputError: no cells.
     """
     return build(load_cells(root), each_seed=each_seed, audits=read_audits(root))
 
