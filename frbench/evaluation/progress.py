@@ -71,9 +71,8 @@ class Reporter:
         self._passed += images
         self._show()
 
-    def chunk_done(self, cell: Cell, images: int, seconds: float) -> None:
-        """The chunk has its verdicts after so many seconds; `cell` has all that are known."""
-        self.speed.observe(cell.attack, self._stage, images, seconds)
+    def chunk_done(self, cell: Cell) -> None:
+        """The chunk has its verdicts; `cell` has all that are known."""
         self._chunk, self._passed = 0, 0.0
         self._cell = self.pending[cell.key] = cell
         self._show()

@@ -131,9 +131,9 @@ class Runner:
             robust = self._in_pieces(cell, stage, judge, len(chunk))
         verdicts = {i: ROBUST if right else BROKEN for i, right in zip(chunk, robust, strict=True)}
         seconds = time.perf_counter() - begin
-        saved = self._save(cell, stage, verdicts, seconds)
+        self.reporter.speed.observe(cell.attack, stage, len(chunk), seconds)
+        self.reporter.chunk_done(self._save(cell, stage, verdicts, seconds))
         self.chunks += 1
-        self.reporter.chunk_done(saved, len(chunk), seconds)
 
     def _save(self, cell: Cell, stage: str, verdicts: Mapping[int, str], seconds: float) -> Cell:
         """Add verdicts, by image, and the flags of `cell` to what is saved by now.

@@ -581,12 +581,12 @@ def test_seconds_of_a_stage_are_those_of_all_its_chunks_and_lives(
     target: Target, digits: Dataset, store: CellStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a clock on which every chunk takes one second; the first life ends after two chunks."""
-    clock, saved, save = itertools.count(), [], CellStore.save
+    clock, left, save = itertools.count(), [], CellStore.save
 
     def dying(self: CellStore, cell: Cell) -> Path:
         path = save(self, cell)
-        saved.append(path)
-        if len(saved) == 2:
+        left.append(cell.seconds_left)
+        if len(left) == 2:
             raise Killed
         return path
 
@@ -594,6 +594,7 @@ def test_seconds_of_a_stage_are_those_of_all_its_chunks_and_lives(
     monkeypatch.setattr(CellStore, "save", dying)
     with pytest.raises(Killed):
         one(target, pgd(1), digits, store)
+    assert left == [1.5, 0.5], "as long as the chunks that were measured, of 16 images"
     assert one(target, pgd(1), digits, store).seconds == {"pgd1": 3.0}
 
 
