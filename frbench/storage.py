@@ -135,6 +135,11 @@ def locked(path: Path, *, part: int | None = None, wait: bool = True) -> Iterato
             _lock(file, part, wait)
         except BlockingIOError:
             raise Busy(f"another process holds {path}; wait for it to end") from None
+        except OSError as error:  # NFS without its lock service, some file systems of clusters
+            reason = os.strerror(error.errno or 0)
+            raise FrbenchError(
+                f"cannot lock {path}: {reason}; choose a folder whose file system locks files"
+            ) from error
         yield
 
 

@@ -168,6 +168,14 @@ def test_a_lock_is_waited_for_unless_told_otherwise(
     assert asked == [fcntl.F_OFD_SETLKW, fcntl.F_OFD_SETLK]
 
 
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "fcntl", _failing(errno.ENOLCK))
+    with pytest.raises(FrbenchError, match=r"cannot lock .*\.lock: No locks available; choose"):
+        storage.locked(tmp_path / ".lock").__enter__()
+
+
 def test_digests_do_not_depend_on_the_order_of_keys() -> None:
     one, two = {"a": 1, "b": [1, 2]}, {"b": [1, 2], "a": 1}
     assert storage.canonical_digest(one) == storage.canonical_digest(two)
