@@ -39,7 +39,11 @@ def shown(path: Path | str) -> Path:
 
 def line_of(kind: type) -> str:
     """File and line of a class, `defenses/trades.py:25`."""
-    return f"{shown(inspect.getfile(kind))}:{inspect.getsourcelines(kind)[1]}"
+    path = shown(inspect.getfile(kind))
+    try:
+        return f"{path}:{inspect.getsourcelines(kind)[1]}"
+    except OSError:  # the file has another text than when it was imported
+        return str(path)
 
 
 @functools.cache

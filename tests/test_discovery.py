@@ -66,3 +66,14 @@ def test_a_file_that_ends_the_program_does_not(
 
 def test_a_folder_that_is_not_there_holds_nothing() -> None:
     assert discovery.discover("no_such_folder") == ({}, ())
+
+
+def test_the_line_of_a_class_is_left_out_once_its_file_has_changed(
+    found: Callable[..., tuple[set[str], list[str]]], tmp_path: Path
+) -> None:
+    found(mine="\nclass Mine:\n    pass\n")
+    module = sys.modules[f"{PACKAGE}.mine"]
+    path = tmp_path / PACKAGE / "mine.py"
+    assert discovery.line_of(module.Mine) == f"{path}:2"
+    path.write_text("class Renamed:\n    '''Longer than before.'''\n")
+    assert discovery.line_of(module.Mine) == str(path)
