@@ -153,7 +153,7 @@ def evaluate(
         resolve_target, runs_dir=runs_dir, architecture=arch, normalization=normalization
     )
     # All of them before the first attack, which may take hours.
-    found = {text: load(text, device=where.device) for text in targets}
+    found = {text: load(text, device=where.device) for text in dict.fromkeys(targets)}
     datasets = {text: load_dataset(target.record.dataset) for text, target in found.items()}
     for data in datasets.values():
         data_range(data, 0, n)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import statistics as means
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 
 from pydantic import Field
 
@@ -315,7 +315,7 @@ def _joined(
     """All pairs of seeds as one; where they disagree on who is ahead, the p-value is 1."""
     if len(found) == 1:
         return found[0]
-    a, b = (means.fmean(pair[side].accuracy for pair in matched) for side in (0, 1))
+    a, b = (fmean(pair[side].accuracy for pair in matched) for side in (0, 1))
     ahead = {one.correct() * other.data.n > other.correct() * one.data.n for one, other in matched}
     each = [comparison.difference for comparison in found]
     p_value = max(d.p_value for d in each if d.p_value is not None)
