@@ -80,7 +80,10 @@ class GraphedStep(TrainingStep):
         notice: Callable[[str], None],
     ) -> None:
         super().__init__(model, recipe, frame, device)
-        self._fast = compile_anew(model, dynamic=False) if compiled else model
+        self._fast: nn.Module = compile_anew(model, dynamic=False) if compiled else model
+        self._fast_twin: nn.Module | None = self.twin
+        if compiled and self.twin is not None:
+            self._fast_twin = torch.compile(self.twin, dynamic=False)  # type: ignore[assignment]
         self._notice = notice
         self._graphs: dict[object, _Captured | None] = {}
 
@@ -100,6 +103,11 @@ class GraphedStep(TrainingStep):
         captured.noise.copy_(noise)
         captured.graph.replay()
         return captured.loss.clone()
+
+    def _victim(self) -> nn.Module:
+        if self.network is self._fast and self._fast_twin is not None:
+            return self._fast_twin
+        return super()._victim()
 
     def _phase(self, epoch: int) -> tuple[str, ...]:
         """What is active in a step: another set of mechanisms is another graph.

@@ -14,6 +14,7 @@ from frbench.engine.mechanisms.awp import AdversarialWeightPerturbation
 from frbench.engine.outputs import Outputs
 from frbench.engine.recipe import Recipe
 from frbench.engine.settings import Frame
+from frbench.models.casting import Precast
 from frbench.models.folding import Folded
 
 
@@ -30,7 +31,7 @@ class TrainingStep:
     def __init__(self, model: nn.Module, recipe: Recipe, frame: Frame, device: Device) -> None:
         self.model = model
         self.network = model
-        """What forwards run through; shares the model's tensors."""
+        """What forwards of the loss run through; shares the model's tensors."""
         self.recipe = recipe
         self.frame = frame
         self.device = device
@@ -44,9 +45,8 @@ class TrainingStep:
         # Momentum from zero equals SGD's own first step, and gives checkpoints one shape.
         for parameter in model.parameters():
             self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        self._folded: Folded | None = None
-        if not device.cuda and recipe.attack.batchnorm == "eval":
-            self._folded = Folded(model)  # type: ignore[arg-type]
+        self.twin = _twin(model, recipe, device)
+        """A faster copy that is attacked in the model's place, if there is one."""
 
     @property
     def momentum(self) -> dict[str, Tensor]:
@@ -97,12 +97,14 @@ class TrainingStep:
 
     def attack(self, images: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
         """The recipe's adversarial images for the present weights."""
-        victim = self.network
-        if self._folded is not None:
-            self._folded.refresh()
-            victim = self._folded
+        if self.twin is not None:
+            self.twin.refresh()
         with self.device.autocast():
-            return self.recipe.attack.perturb(victim, images, labels, noise)
+            return self.recipe.attack.perturb(self._victim(), images, labels, noise)
+
+    def _victim(self) -> nn.Module:
+        """What the attack runs on."""
+        return self.network if self.twin is None else self.twin
 
     def _perturbed_weights(self, loss: object, epoch: int) -> AbstractContextManager[None]:
         awp = self.recipe.mechanism("awp")
@@ -115,3 +117,16 @@ class TrainingStep:
         for images in batches:
             with self.device.autocast():
                 self.network(images)
+
+
+def _twin(model: nn.Module, recipe: Recipe, device: Device) -> Folded | Precast | None:
+    """What makes an attack in eval mode faster: no BatchNorm on a CPU, no casts on CUDA.
+
+    There compiling fuses BatchNorm with its neighbours anyway. An attack in train mode moves the
+    model's own statistics, so it has no twin.
+    """
+    if recipe.attack.batchnorm != "eval":
+        return None
+    if not device.cuda:
+        return Folded(model)  # type: ignore[arg-type]
+    return Precast(model, torch.bfloat16) if device.precision == "bf16" else None

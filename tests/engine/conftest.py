@@ -12,11 +12,25 @@ import torch
 
 from frbench import discovery
 from frbench.data import to_float
-from frbench.engine.device import find_device
+from frbench.engine.device import Device, find_device
 from frbench.engine.plan import resolve
 from frbench.engine.registry import defenses
 from frbench.engine.step import TrainingStep
 from frbench.models import build_model
+
+
+class Pretender(Device):
+    """A CPU that says it is CUDA."""
+
+    @property
+    def cuda(self):
+        return True
+
+
+@pytest.fixture
+def pretender():
+    """Make such a device, of a precision."""
+    return lambda precision: Pretender(torch.device("cpu"), precision)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from frbench.engine.device import find_device
+from frbench.engine.step import TrainingStep
+from frbench.models.casting import Precast
+from frbench.models.folding import Folded
+
 
 def counter(step):
     return int(step.model.net.bn.num_batches_tracked)
@@ -155,3 +160,36 @@ def test_momentum_and_weight_decay_are_those_of_sgd(make_step, one_step, model, 
         optimizer.step()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameters(step)[name], parameter.detach())
+
+
+@pytest.mark.parametrize("name", ["pgd_at", "trades", "trades+awp+ema"])
+def test_weights_cast_once_for_an_attack_train_as_those_cast_at_every_pass(
+    name, make_step, one_step, pretender
+):
+    """On CUDA in bf16, here on a CPU that says it is CUDA."""
+    steps = make_step(name), make_step(name)
+    device = pretender("bf16")
+    cast, plain = (TrainingStep(s.model, s.recipe, s.frame, device) for s in steps)
+    assert isinstance(cast.twin, Precast)
+    plain.twin = None
+    for seed in range(3):
+        assert torch.equal(one_step(cast, seed=seed), one_step(plain, seed=seed))
+    assert same(parameters(cast), parameters(plain))
+
+
+@pytest.mark.parametrize(
+    ("cuda", "precision", "protocol", "twin"),
+    [
+        (False, "fp32", "common", Folded),
+        (False, "bf16", "common", Folded),
+        (True, "bf16", "common", Precast),
+        (True, "fp32", "common", type(None)),
+        (False, "fp32", "original", type(None)),
+        (True, "bf16", "original", type(None)),
+    ],
+)
+def test_attacks_in_eval_mode_run_on_a_twin(make_step, pretender, cuda, precision, protocol, twin):
+    """PGD-AT's authors attack in train mode, which moves the model's own statistics."""
+    device = pretender(precision) if cuda else find_device("cpu", precision)
+    step = make_step("pgd_at", protocol)
+    assert type(TrainingStep(step.model, step.recipe, step.frame, device).twin) is twin
