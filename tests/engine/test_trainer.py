@@ -106,6 +106,28 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted_bit_for_bit(
     assert resumed.views() == ["best", "last", f"{average}-best", f"{average}-last"]
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["at_fr_swa", "trades+awp+ema"])
+def test_a_training_on_cuda_goes_on_after_a_kill_and_ends_as_an_uninterrupted_one(
+    name, small_digits, tmp_path
+):
+    said = []
+
+    def fresh(folder):
+        device = find_device("cuda", "fp32")
+        return Trainer(plan(name), small_digits, device, RunFolder(tmp_path / folder), said.append)
+
+    straight = fresh("straight").run()
+    with pytest.raises(Kill):
+        fresh("killed").run(Killer(epoch=1))
+    resumed = fresh("killed").run()
+    assert said == ["killed: goes on after epoch 2 of 3"], "and every step was captured"
+    assert resumed.finished() and resumed.views() == straight.views()
+    assert straight.metrics()[-1]["val_clean"] > 0.3, "it has learned something"
+    for ours, theirs in zip(straight.metrics(), resumed.metrics(), strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.02)
+
+
 def test_a_kill_between_checkpoint_and_metrics_loses_no_line(trainer, monkeypatch):
     write = storage.write_text
 

@@ -22,9 +22,11 @@ from torch import Tensor, nn
 from frbench import storage
 from frbench.attacks import AttackSpec, autoattack, pgd, specs
 from frbench.data import Dataset, Split, to_float
+from frbench.data.types import make_split
 from frbench.errors import FrbenchError, InputError
 from frbench.evaluation import Cell, CellStore, Target, costs, evaluate, matrix, numerics, runner
 from frbench.evaluation.cells import UNSEEN
+from frbench.models import build_model
 
 EPS = 0.1
 TWO_STAGES = autoattack(eps=EPS, stages=["apgd-ce", "apgd-t"])
@@ -509,6 +511,32 @@ def test_too_little_gpu_memory_halves_the_chunk_and_is_flagged(
     radii = [pgd(2, eps=eps) for eps in (0.1, 0.2)]
     cells = evaluate(target, radii, digits, store=store, device="cpu", n=16, batch=16)
     assert all("out-of-memory" in cell.flags[0] for cell in cells), "a stage's name is no cell's"
+
+
+@pytest.mark.gpu
+def test_an_evaluation_goes_on_in_pieces_where_a_gpu_has_too_little_memory(
+    make_target: Callable[..., Target], store: CellStore
+) -> None:
+    network = build_model("resnet18", classes=10).cuda()
+    images = torch.randint(0, 256, (2048, 3, 32, 32), dtype=torch.uint8)
+    split = make_split(images, torch.randint(0, 10, (2048,)))
+    data = Dataset("cifar10", split, split, tuple("0123456789"))
+    most, room = torch.cuda.get_device_properties(0).total_memory, 3 * 2**30
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + room) / most)
+    try:
+        (cell,) = evaluate(
+            make_target(network, dataset="cifar10"),
+            [pgd(1)],
+            data,
+            store=store,
+            device="cuda",
+            batch=2048,
+        )
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert cell.complete
+    assert [flag.split(":")[0] for flag in cell.flags] == ["out-of-memory"]
 
 
 def test_autoattacks_checks_take_no_more_memory_than_there_is(

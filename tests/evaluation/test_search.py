@@ -26,11 +26,14 @@ EPS = 0.1
 PGD = pgd(eps=EPS, steps=5)
 PGD_L2 = pgd(norm="L2", eps=0.4, steps=5)
 AA = autoattack(eps=EPS, stages=["apgd-ce"])
+AA_TWO = autoattack(eps=EPS, stages=["apgd-ce", "square"])
 
 
-def verdicts(target: Target, spec: AttackSpec, folder: Path, mode: search.Search) -> str:
+def verdicts(
+    target: Target, spec: AttackSpec, folder: Path, mode: search.Search, device: str = "cpu"
+) -> str:
     store, data = CellStore(folder / mode), load_dataset("digits")
-    (cell,) = evaluate(target, [spec], data, store=store, device="cpu", n=64, search=mode)
+    (cell,) = evaluate(target, [spec], data, store=store, device=device, n=64, search=mode)
     assert not any(module.training for module in target.model.modules()), "it is the judge"
     return cell.final_verdicts()
 
@@ -54,6 +57,18 @@ def test_fast_search_finds_what_an_exact_one_finds(
     assert 10 < exact.count("1") < 60, "the comparison needs both kinds of images"
     apart = sum(a != b for a, b in zip(exact, fast, strict=True))
     assert apart <= (2 if precision is torch.bfloat16 else 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["fast", "compiled"])
+@pytest.mark.parametrize("spec", [PGD, PGD_L2, AA_TWO], ids=["pgd", "pgd-l2", "aa"])
+def test_fast_search_on_cuda_finds_what_an_exact_one_finds(
+    convolutional: Target, tmp_path: Path, spec: AttackSpec, mode: search.Search
+) -> None:
+    target = Target(copy.deepcopy(convolutional.model).cuda(), convolutional.record)
+    exact, found = (verdicts(target, spec, tmp_path, m, "cuda") for m in ("exact", mode))
+    assert 10 < exact.count("1") < 60, "the comparison needs both kinds of images"
+    assert sum(a != b for a, b in zip(exact, found, strict=True)) <= 1
 
 
 def test_compiled_twin_finds_what_the_plain_one_finds(
