@@ -396,3 +396,14 @@ def test_only_the_searches_that_were_asked_for_are_measured(small_evaluation, tm
     assert [row["name"] for row in found["tables"][1]["rows"]] == ["pyautoattack", "fast"]
     assert len(found["figures"]) == 5
     assert all("fast search" in figure["claim"] for figure in found["figures"])
+
+
+def test_only_the_attacks_that_were_asked_for_are_measured(small_evaluation, tmp_path):
+    arguments = ["--device", "cpu", "--suite", "eval", "--quick", "--searches", "fast"]
+    for attack, library in (("pgd20", "torchattacks"), ("aa", "pyautoattack")):
+        out = tmp_path / attack
+        chosen = ["--run", "robust", "--attacks", attack, "--out", str(out)]
+        assert main([*arguments, *chosen]) == 0
+        (path,) = out.glob("*/eval-rehearsal.json")
+        (table,) = json.loads(path.read_text())["tables"]
+        assert [row["name"] for row in table["rows"]] == [library, "fast"]

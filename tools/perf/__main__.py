@@ -95,6 +95,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--images", type=_positive, help="to attack (default 256; 512 on CUDA)")
     add("--run", help="run folder of a robust model, for AutoAttack")
     add(
+        "--attacks",
+        nargs="+",
+        choices=evaluate.ATTACKS,
+        default=evaluate.ATTACKS,
+        help="of suite eval: pgd20 (on `natural`), aa (on --run); default both",
+    )
+    add(
         "--searches",
         nargs="+",
         choices=SEARCHES,
@@ -136,6 +143,7 @@ def _options(typed: argparse.Namespace, say: Callable[[str], object]) -> Options
         chunk=8 if quick else typed.batch or (512 if device.cuda else 128),
         images=8 if quick else typed.images or (512 if device.cuda else 256),
         run=typed.run,
+        attacks=tuple(typed.attacks),
         # Compiling for one evaluation takes minutes that a CPU never gets back.
         searches=tuple(typed.searches or (SEARCHES if device.cuda else SEARCHES[:2])),
         preset=preset,

@@ -23,6 +23,7 @@ from tools.perf.timing import Candidate
 from tools.plain import plain_call
 
 NATURAL = "natural"
+ATTACKS = ("pgd20", "aa")
 SEED = 0
 _RESNET_IMAGES = 64
 """At most so many of ResNet-18 on a CPU, which attacks four a second; AutoAttack has them all."""
@@ -45,7 +46,10 @@ def run(options: Options) -> Result:
         resolve_target(options.run)  # a wrong one shall not be found after minutes of measuring
     columns = specs()
     most = options.images if options.device.cuda else min(options.images, _RESNET_IMAGES)
-    _compare(result, options, NATURAL, columns["pgd20"], most)
+    if "pgd20" in options.attacks:
+        _compare(result, options, NATURAL, columns["pgd20"], most)
+    if "aa" not in options.attacks:
+        return result
     if options.run is None:
         result.notes.append(
             "AutoAttack was not measured: give a robust model with --run RUN_FOLDER "

@@ -27,6 +27,7 @@ class Options:
         chunk: images a chunk in evaluation.
         images: images that the evaluation suites attack.
         run: run folder of a robust model for AutoAttack.
+        attacks: of suite eval.
         searches: of ours, in suite eval.
         preset: of the suites bench and precision.
         seeds: trainings a precision.
@@ -45,6 +46,7 @@ class Options:
     chunk: int
     images: int
     run: str | None
+    attacks: tuple[str, ...]
     searches: tuple[Search, ...]
     preset: str
     seeds: int
