@@ -195,7 +195,7 @@ TURNED = ASCENDED + "return SIGN * super().ascended(logits, labels, target)"
 @pytest.mark.parametrize("start", ["uniform", "gaussian"])
 @pytest.mark.parametrize("maximize", ["ce", "kl"])
 @pytest.mark.parametrize(("sign", "seen"), [(1, False), (-1, True)])
-@pytest.mark.parametrize("eps", [0.001, 8 / 255])
+@pytest.mark.parametrize("eps", [1e-5, 0.001, 8 / 255])
 def test_an_attack_that_descends_is_seen_in_every_mode_and_no_other(
     own_defenses, sign, seen, maximize, start, batchnorm, eps
 ):
