@@ -25,6 +25,7 @@ from frbench.attacks.projection import sortless_fab
 from frbench.engine.device import compile_anew, has_bf16
 from frbench.errors import FrbenchError
 from frbench.models import Normalized
+from frbench.models.casting import cast_layers
 from frbench.models.folding import Folded
 
 Search = Literal["exact", "fast", "compiled"]
@@ -68,7 +69,7 @@ class Searcher:
         cudnn = torch.backends.cudnn
         saved = cudnn.deterministic, cudnn.benchmark
         cudnn.deterministic, cudnn.benchmark = False, True
-        self._twin.precision = precision(device, spec)
+        self._twin.multiply_in(precision(device, spec))
         try:
             with sortless_fab() if spec.is_autoattack else contextlib.nullcontext():
                 yield
@@ -111,13 +112,26 @@ class _Twin(nn.Module):
 
     def __init__(self, model: nn.Module, *, compiled: bool) -> None:
         super().__init__()
+        self.model = model
+        self._folded, self._compiled = isinstance(model, Normalized), compiled
         self.precision = torch.float32
-        self.model, self.network = model, model
-        self._folded = isinstance(model, Normalized)
-        if isinstance(model, Normalized):
-            folded = Folded(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            # Compiled for its first shape as it is, then once for all numbers of images.
-            self.network = compile_anew(folded) if compiled else folded
+        self.network = self._made()
+
+    def multiply_in(self, precision: torch.dtype) -> None:
+        """Search in this precision from now on."""
+        if precision is not self.precision:
+            self.precision = precision
+            self.network = self._made()
+
+    def _made(self) -> nn.Module:
+        """What the images go through, its weights in the present precision."""
+        if not isinstance(self.model, Normalized):
+            return self.model
+        folded = Folded(self.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.precision is not torch.float32:
+            cast_layers(folded, self.precision)
+        # Compiled for its first shape as it is, then once for all numbers of images.
+        return compile_anew(folded) if self._compiled else folded
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes), float32, for images (n, c, h, w) in [0, 1]."""

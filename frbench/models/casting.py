@@ -1,7 +1,7 @@
 """Cast the weights of a network once for many passes, instead of in each of them.
 
 Autocast casts float32 weights at every forward pass, since they might have changed. While an attack
-runs they do not, and on a GPU a cast of every layer's weights takes as long as a small layer.
+runs they do not, and on a GPU the casts of a layer's weights cost as much as a small layer.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ class Precast(nn.Module):
         # A list hides the original from this module's parameters.
         self._model = [model]
         self.twin = copy.deepcopy(model)
-        for layer in self.twin.modules():
-            if getattr(layer.forward, "__func__", None) in _LAYERS:
-                _cast(layer, dtype)
+        cast_layers(self.twin, dtype)
         self.requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -49,11 +47,19 @@ class Precast(nn.Module):
         return logits
 
 
-def _cast(layer: nn.Module, dtype: torch.dtype) -> None:
-    for name in ("weight", "bias"):
-        value = layer._parameters.get(name)  # None where a parametrization computes it
-        if value is not None:
-            layer._parameters[name] = nn.Parameter(value.detach().to(dtype))
+def cast_layers(network: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the weights and biases of convolutions and linear layers in `dtype`, frozen.
+
+    Under autocast to `dtype` the network computes the same as before, bit for bit.
+    """
+    for layer in network.modules():
+        if getattr(layer.forward, "__func__", None) not in _LAYERS:
+            continue
+        for name in ("weight", "bias"):
+            value = layer._parameters.get(name)  # None where a parametrization computes it
+            if value is not None:
+                cast = value.detach().to(dtype)
+                layer._parameters[name] = nn.Parameter(cast, requires_grad=False)
 
 
 def _moving(model: nn.Module) -> list[Tensor]:
