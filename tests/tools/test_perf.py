@@ -21,7 +21,7 @@ from frbench.engine.plan import resolve
 from frbench.engine.step import TrainingStep
 from frbench.evaluation import Target
 from frbench.models import build_model
-from tools.perf import evaluate, precision, timing
+from tools.perf import evaluate, precision, recipes, timing, train
 from tools.perf.__main__ import main
 from tools.perf.machine import activations, copy_bytes, forward_flops
 from tools.perf.machine import copy as copying
@@ -225,6 +225,16 @@ def test_results_on_other_models_are_kept_apart(tmp_path):
     results = [Result("train", {}, subject=model) for model in ("quick", "resnet18")]
     paths = {write(result, find_device("cpu"), tmp_path, rehearsal=False) for result in results}
     assert {path.name for path in paths} == {"train-quick.json", "train-resnet18.json"}
+
+
+def test_a_part_of_the_recipes_replaces_no_measurement_of_all(monkeypatch, tmp_path):
+    arguments = ["--device", "cpu", "--suite", "train", "--quick", "--models", "tiny"]
+    monkeypatch.setattr(train, "_compare_loops", lambda *_: None)
+    monkeypatch.setattr(recipes, "add", lambda *_: None)
+    for chosen in ([], ["--recipes", "pgd_at,mart"]):
+        assert main([*arguments, *chosen, "--out", str(tmp_path)]) == 0
+    names = {path.name for path in tmp_path.glob("*/*")}
+    assert names == {"train-tiny-rehearsal.json", "train-tiny-pgd_at-mart-rehearsal.json"}
 
 
 def test_a_command_names_no_folder_of_the_machine_that_it_ran_on(monkeypatch):

@@ -27,7 +27,7 @@ def run(options: Options) -> Result:
             "data": "random images 3x32x32, 100 batches",
             "variants": list(variants(options.device)),
         },
-        subject="-".join(options.models),
+        subject="-".join([*options.models, *options.recipes]),
     )
     for model in options.models:
         for steps in (10, 2) if model == "quick" else (10,):
