@@ -29,6 +29,11 @@ class Device:
     def cuda(self) -> bool:
         return self.device.type == "cuda"
 
+    @property
+    def half(self) -> torch.dtype | None:
+        """What autocast casts to, if it casts at all."""
+        return torch.bfloat16 if self.precision == "bf16" else None
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Precision of training forwards and of every search for adversarial images.
 
@@ -36,8 +41,8 @@ class Device:
         """
         return torch.autocast(
             self.device.type,
-            dtype=torch.bfloat16,
-            enabled=self.precision == "bf16",
+            dtype=self.half,
+            enabled=self.half is not None,
             cache_enabled=False,
         )
 

@@ -59,7 +59,7 @@ class Judge:
 
     def __call__(self, model: Normalized, seed: int) -> Judgement:
         """Judge `model`, which is left as it was; the same seed draws the same random starts."""
-        victim = Folded(model)
+        victim = Folded(model, self.device.half)
         generator = torch.Generator(self.device.device).manual_seed(seed)
         training = model.training
         model.eval()

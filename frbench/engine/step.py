@@ -120,13 +120,13 @@ class TrainingStep:
 
 
 def _twin(model: nn.Module, recipe: Recipe, device: Device) -> Folded | Precast | None:
-    """What makes an attack in eval mode faster: no BatchNorm on a CPU, no casts on CUDA.
+    """What makes attacks in eval mode faster: BatchNorm folded away, weights cast once for all.
 
-    There compiling fuses BatchNorm with its neighbours anyway. An attack in train mode moves the
+    On CUDA compiling fuses BatchNorm with its neighbours anyway. An attack in train mode moves the
     model's own statistics, so it has no twin.
     """
     if recipe.attack.batchnorm != "eval":
         return None
     if not device.cuda:
-        return Folded(model)  # type: ignore[arg-type]
-    return Precast(model, torch.bfloat16) if device.precision == "bf16" else None
+        return Folded(model, device.half)  # type: ignore[arg-type]
+    return Precast(model, device.half) if device.half else None

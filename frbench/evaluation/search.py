@@ -25,7 +25,6 @@ from frbench.attacks.projection import sortless_fab
 from frbench.engine.device import compile_anew, has_bf16
 from frbench.errors import FrbenchError
 from frbench.models import Normalized
-from frbench.models.casting import cast_layers
 from frbench.models.folding import Folded
 
 Search = Literal["exact", "fast", "compiled"]
@@ -127,9 +126,8 @@ class _Twin(nn.Module):
         """What the images go through, its weights in the present precision."""
         if not isinstance(self.model, Normalized):
             return self.model
-        folded = Folded(self.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.precision is not torch.float32:
-            cast_layers(folded, self.precision)
+        half = None if self.precision is torch.float32 else self.precision
+        folded = Folded(self.model, half).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Compiled for its first shape as it is, then once for all numbers of images.
         return compile_anew(folded) if self._compiled else folded
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from frbench.models.casting import cast_layers
 from frbench.models.normalization import Normalized
 from frbench.models.quick import PatchConv
 
@@ -29,15 +30,18 @@ class Folded(nn.Module):
 
     Args:
         model: kept by reference; it is never changed.
+        dtype: of autocast, if it runs under one; its layers keep their weights in it.
     """
 
-    def __init__(self, model: Normalized) -> None:
+    def __init__(self, model: Normalized, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         # A list hides the original from this module's parameters.
         self._model = [model]
         self.normalize = Normalized(nn.Identity(), model.normalization)
         self.net, self._pairs = _without_batchnorm(model.net)
         self.to(next(model.parameters()).device)
+        if dtype is not None:
+            cast_layers(self.net, dtype)
         self.requires_grad_(False).eval()
         self.refresh()
 

@@ -20,6 +20,7 @@ from frbench.attacks.projection import project_linf
 from frbench.data import Dataset, load_dataset, to_float
 from frbench.errors import FrbenchError
 from frbench.evaluation import CellStore, Target, evaluate, matrix, search
+from frbench.models import folding
 
 CPU = torch.device("cpu")
 EPS = 0.1
@@ -320,7 +321,7 @@ def test_weights_cast_once_give_the_same_bits_as_those_cast_at_every_pass(
             return searcher.network(images), gradient(searcher.network, images, torch.ones(16))
 
     once = found()
-    monkeypatch.setattr(search, "cast_layers", lambda network, dtype: None)
+    monkeypatch.setattr(folding, "cast_layers", lambda network, dtype: None)
     for one, other in zip(once, found(), strict=True):
         assert one.any() and torch.equal(one, other)
 

@@ -51,6 +51,26 @@ def test_folding_removes_batchnorm_where_it_follows_a_convolution(name):
     assert left == (9 if name == "preactresnet18" else 0) < all_of_them
 
 
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+def test_weights_in_half_precision_give_what_autocast_gives_bit_for_bit(name, half):
+    """After a refresh as well, and the gradient to the images too."""
+    model, images = built(name, torch.float32)
+    cast, plain = Folded(model, half), Folded(model)
+    layers = [m for m in cast.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    for refreshed in (False, True):
+        assert {p.dtype for layer in layers for p in layer.parameters()} == {half}
+        images.requires_grad_()
+        with torch.autocast("cpu", dtype=half):
+            logits = [folded(images) for folded in (cast, plain)]
+        gradients = [torch.autograd.grad(z[:, 0].float().sum(), images)[0] for z in logits]
+        assert torch.equal(*logits) and torch.equal(*gradients) and gradients[0].any()
+        if not refreshed:
+            shaken(model).net.linear.weight.data.mul_(2)
+            cast.refresh()
+            plain.refresh()
+
+
 @pytest.mark.parametrize("name", ["tiny", "preactresnet18"])
 def test_refresh_takes_over_new_weights_and_statistics(name):
     model, images = built(name)
