@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -45,6 +47,19 @@ class Device:
             enabled=self.half is not None,
             cache_enabled=False,
         )
+
+    @contextlib.contextmanager
+    def tf32(self) -> Iterator[None]:
+        """Within the block, float32 convolutions on CUDA may use TF32 if training is in bf16.
+
+        That has ten bits of mantissa where bf16 has seven, and runs on the tensor cores.
+        """
+        saved = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = self.cuda and self.precision == "bf16"
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.allow_tf32 = saved
 
     def prepare(self) -> None:
         """Let cuDNN search for the fastest kernels, and keep float32 convolutions float32."""

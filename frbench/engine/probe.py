@@ -106,9 +106,9 @@ class Probe:
         batches = [images[: self._images] for images, _, _ in islice(self._stream, 2)]
 
         def after_epoch(images: list[Tensor]) -> float:
-            state, model, first = trainer.average_state, trainer.model, average.start_epoch
             return _timed_again(
-                self.device, lambda: average.after_epoch(state, model, first, lambda: images)
+                self.device,
+                lambda: trainer.update_average(average, average.start_epoch, lambda: images),
             )
 
         # What a pass does once, such as averaging, is not done again for every batch.

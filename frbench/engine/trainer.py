@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -216,9 +216,7 @@ class Trainer:
             "train_loss": loss,
         }
         if average is not None:
-            average.after_epoch(
-                self.average_state, self.model, epoch, lambda: self._plain_images(epoch)
-            )
+            self.update_average(average, epoch, lambda: self._plain_images(epoch))
         last = epoch + 1 == frame.epochs
         if last or (epoch + 1) % frame.validation_every == 0:
             models = {"": self.model}
@@ -231,6 +229,16 @@ class Trainer:
         """The weight average, once it has started."""
         average = self.plan.recipe.average
         return average if average is not None and average.active(epoch) else None
+
+    def update_average(
+        self, average: WeightAverage, epoch: int, images: Callable[[], Iterable[Tensor]]
+    ) -> None:
+        """Take the weights of `epoch` into the average; `images` may serve BatchNorm's statistics.
+
+        Those need no more precision than the statistics of the trained weights.
+        """
+        with self.device.tf32():
+            average.after_epoch(self.average_state, self.model, epoch, images)
 
     def _plain_images(self, epoch: int) -> Iterator[Tensor]:
         """Clean augmented training images, for BatchNorm statistics."""

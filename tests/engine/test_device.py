@@ -76,3 +76,16 @@ def test_a_run_goes_on_in_the_precision_it_began_with(monkeypatch, small_digits,
         trainer = Trainer(plan, small_digits, find_device("cpu"), RunFolder(tmp_path / folder))
         assert trainer.step.device.precision == seen
         trainer.folder.write_info(trainer._info(finished=False))
+
+
+def test_statistics_of_averages_may_use_tf32_where_training_is_in_bf16(pretender, monkeypatch):
+    cudnn = torch.backends.cudnn
+    devices = {"gpu": pretender("bf16"), "exact": pretender("fp32"), "cpu": find_device("cpu")}
+    for before in (False, True):
+        monkeypatch.setattr(cudnn, "allow_tf32", before)
+        allowed = {}
+        for name, chosen in devices.items():
+            with chosen.tf32():
+                allowed[name] = cudnn.allow_tf32
+            assert cudnn.allow_tf32 is before
+        assert allowed == {"gpu": True, "exact": False, "cpu": False}

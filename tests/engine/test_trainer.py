@@ -210,6 +210,20 @@ def test_statistics_of_an_average_are_of_other_batches_than_the_trained_ones(tra
     assert not torch.equal(first(0), next(trainer(plan()).batches.epoch(1)).images)
 
 
+def test_an_average_is_updated_in_tf32_on_a_gpu_that_trains_in_bf16(
+    trainer, pretender, monkeypatch
+):
+    ours = trainer(plan("at_swa", swa__start_epoch=0))
+    average, seen = ours.plan.recipe.average, []
+    monkeypatch.setattr(
+        type(average), "after_epoch", lambda *_: seen.append(torch.backends.cudnn.allow_tf32)
+    )
+    for precision in ("bf16", "fp32"):
+        ours.device = pretender(precision)
+        ours._finish_epoch(0, loss=1.0)
+    assert seen == [True, False]
+
+
 def test_digits_are_trained_on_without_mirrors_and_cropped_as_the_frame_says(trainer, small_digits):
     whole = trainer(plan(pad=0))
     images = torch.cat([batch.images for batch in whole.batches.epoch(0)])
