@@ -77,18 +77,19 @@ class Device:
         return name if self.cuda else f"{name}, {torch.get_num_threads()} threads"
 
 
-def compile_anew(network: nn.Module, *, dynamic: bool | None = None) -> nn.Module:
-    """`network`, compiled when it is called first.
+def compile_anew(*networks: nn.Module, dynamic: bool | None = None) -> list[nn.Module]:
+    """`networks`, each compiled when it is called first.
 
     What was compiled before is forgotten, because torch counts by function: after eight networks
     of a class it would run the next ones as they are, and say so in its log alone.
 
     Args:
-        network: shares its tensors with the result.
+        networks: share their tensors with the results; one that comes twice is compiled once.
         dynamic: whether shapes may vary; None: once one has varied.
     """
     torch.compiler.reset()
-    return torch.compile(network, dynamic=dynamic)  # type: ignore[return-value]
+    compiled = {network: torch.compile(network, dynamic=dynamic) for network in networks}
+    return [compiled[network] for network in networks]  # type: ignore[misc]
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,13 @@ def make_step(
     return GraphedStep(model, recipe, frame, device, compiled=compiled, notice=notice)
 
 
+class _Networks(NamedTuple):
+    """What the forwards of the loss and those of the attack run through."""
+
+    network: nn.Module
+    victim: nn.Module
+
+
 @dataclass(frozen=True)
 class _Captured:
     """A graph with the tensors that it reads and writes."""
@@ -80,10 +88,9 @@ class GraphedStep(TrainingStep):
         notice: Callable[[str], None],
     ) -> None:
         super().__init__(model, recipe, frame, device)
-        self._fast: nn.Module = compile_anew(model, dynamic=False) if compiled else model
-        self._fast_twin: nn.Module | None = self.twin
-        if compiled and self.twin is not None:
-            self._fast_twin = torch.compile(self.twin, dynamic=False)  # type: ignore[assignment]
+        self._plain = self._fast = _Networks(model, self.victim)
+        if compiled:
+            self._fast = _Networks(*compile_anew(*self._plain, dynamic=False))
         self._notice = notice
         self._graphs: dict[object, _Captured | None] = {}
 
@@ -104,11 +111,6 @@ class GraphedStep(TrainingStep):
         captured.graph.replay()
         return captured.loss.clone()
 
-    def _victim(self) -> nn.Module:
-        if self.network is self._fast and self._fast_twin is not None:
-            return self._fast_twin
-        return super()._victim()
-
     def _phase(self, epoch: int) -> tuple[str, ...]:
         """What is active in a step: another set of mechanisms is another graph.
 
@@ -124,21 +126,21 @@ class GraphedStep(TrainingStep):
         self, images: Tensor, labels: Tensor, noise: Tensor, epoch: int
     ) -> _Captured | None:
         """Capture with the compiled network, else with the plain one, else not at all."""
-        for network in dict.fromkeys((self._fast, self.model)):
+        for networks in dict.fromkeys((self._fast, self._plain)):
             saved = [tensor.clone() for tensor in self._state()]
             try:
-                self.network = network
+                self.network, self.victim = networks
                 return self._capture(images, labels, noise, epoch)
             except (torch.OutOfMemoryError, FrbenchError):
                 raise
             except Exception as error:  # compilers and drivers raise whatever they like
-                what = "compiled" if network is not self.model else "captured"
+                what = "captured" if networks is self._plain else "compiled"
                 reason = first_line(error)
                 if "error during capture" in reason:
                     reason += _PERHAPS_MEMORY
                 self._notice(f"the step cannot be {what} here, going on without: {reason}")
             finally:
-                self.network = self.model
+                self.network, self.victim = self._plain
                 with torch.no_grad():
                     for tensor, value in zip(self._state(), saved, strict=True):
                         tensor.copy_(value)

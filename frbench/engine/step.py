@@ -46,7 +46,9 @@ class TrainingStep:
         for parameter in model.parameters():
             self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.twin = _twin(model, recipe, device)
-        """A faster copy that is attacked in the model's place, if there is one."""
+        """A faster copy to attack in the model's place, if there is one."""
+        self.victim: nn.Module = self.twin or model
+        """What the attack runs through."""
 
     @property
     def momentum(self) -> dict[str, Tensor]:
@@ -100,11 +102,7 @@ class TrainingStep:
         if self.twin is not None:
             self.twin.refresh()
         with self.device.autocast():
-            return self.recipe.attack.perturb(self._victim(), images, labels, noise)
-
-    def _victim(self) -> nn.Module:
-        """What the attack runs on."""
-        return self.network if self.twin is None else self.twin
+            return self.recipe.attack.perturb(self.victim, images, labels, noise)
 
     def _perturbed_weights(self, loss: object, epoch: int) -> AbstractContextManager[None]:
         awp = self.recipe.mechanism("awp")

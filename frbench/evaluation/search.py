@@ -129,7 +129,7 @@ class _Twin(nn.Module):
         half = None if self.precision is torch.float32 else self.precision
         folded = Folded(self.model, half).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Compiled for its first shape as it is, then once for all numbers of images.
-        return compile_anew(folded) if self._compiled else folded
+        return compile_anew(folded)[0] if self._compiled else folded
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes), float32, for images (n, c, h, w) in [0, 1]."""

@@ -171,7 +171,7 @@ def test_weights_cast_once_for_an_attack_train_as_those_cast_at_every_pass(
     device = pretender("bf16")
     cast, plain = (TrainingStep(s.model, s.recipe, s.frame, device) for s in steps)
     assert isinstance(cast.twin, Precast)
-    plain.twin = None
+    plain.twin, plain.victim = None, plain.model
     for seed in range(3):
         assert torch.equal(one_step(cast, seed=seed), one_step(plain, seed=seed))
     assert same(parameters(cast), parameters(plain))
