@@ -30,6 +30,7 @@ _STATE_KEYS = (
 # MAIR's models, Sequential(normalize, net).
 _PREFIXES = ("module.", "_orig_mod.", "model.", "_model.", "net.", "network.", "basic_model.", "1.")
 _CONSTANTS = (("mean", "std"), ("mu", "sigma"), ("_mean", "_std"), ("new_mean", "new_std"))
+_HEADS = {"fc", "linear", "classifier", "head", "logits"}
 _BOOKKEEPING = {"n_averaged", "n_classes"}
 # Networks of larger images, looked at only when none of ours fits.
 _TIMM_CANDIDATES = ("timm:resnet18", "timm:resnet34", "timm:resnet50")
@@ -48,9 +49,18 @@ class ForeignWeights:
 
     @property
     def classes(self) -> int:
-        """Outputs of the last linear layer."""
-        matrices = [t for t in self.tensors.values() if t.dim() == 2]
-        return matrices[-1].shape[0] if matrices else 0
+        """Outputs of the last linear layer.
+
+        Safetensors keeps tensors by name, so there it is the outermost one that is called a head.
+        """
+        matrices = [name for name, tensor in self.tensors.items() if tensor.dim() == 2]
+        if not matrices:
+            return 0
+        last = matrices[-1]
+        if self.path.suffix == ".safetensors":
+            heads = [name for name in matrices if _HEADS.intersection(name.split(".")[-2:-1])]
+            last = min(heads, key=lambda name: name.count("."), default=last)
+        return self.tensors[last].shape[0]
 
     @property
     def channels(self) -> int:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -162,6 +163,23 @@ def test_safetensors_without_our_metadata_load_whatever_order_they_keep(tmp_path
 def test_digits_network_is_detected_by_its_channel(tmp_path):
     weights = ForeignWeights(tmp_path, network_state("tiny", channels=1), None, ())
     assert (detect_architecture(weights), weights.channels) == ("tiny", 1)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "classes"),
+    [
+        ({"head.fc.weight": (10, 768), "layers.0.attn.qkv.weight": (768, 256)}, 10),
+        ({"fc.weight": (10, 64), "layer1.0.se.fc.weight": (64, 4)}, 10),
+        ({"classifier.weight": (7, 64), "proj.weight": (64, 4)}, 7),
+        ({"out.weight": (10, 64), "stem.weight": (64, 4)}, 64),  # no name that tells
+    ],
+)
+def test_classes_are_those_of_the_head_where_tensors_are_in_order_of_their_names(shapes, classes):
+    tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    weights = ForeignWeights(Path("w.safetensors"), tensors, None, ())
+    assert weights.classes == classes
+    ordered = ForeignWeights(Path("w.pt"), dict(reversed(tensors.items())), None, ())
+    assert ordered.classes == next(iter(shapes.values()))[0], "the last, as the network has them"
 
 
 def test_wrong_architecture_names_the_tensor_and_the_one_that_fits(tmp_path):
