@@ -6,7 +6,6 @@ it. Its key names all that can change its value; where and when it was made is k
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -189,7 +188,6 @@ class CellStore:
 
     def save(self, cell: Cell) -> Path:
         """Write the cell atomically and return where."""
-        cell.updated = datetime.now(UTC).isoformat(timespec="seconds")
         path = self.path(cell)
         storage.write_json(path, cell.model_dump(mode="json"))
         return path

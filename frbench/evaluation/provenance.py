@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -67,7 +68,8 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def record(cell: Cell, device: torch.device) -> None:
-    """Set the cell's provenance; a cell that was continued elsewhere names every device."""
+    """Set the cell's date and provenance; one that was continued elsewhere names every device."""
+    cell.updated = datetime.now(UTC).isoformat(timespec="seconds")
     before = str(cell.provenance.get("device", ""))
     cell.provenance = describe(device)
     devices = [name for name in before.split("; ") if name]
