@@ -28,7 +28,7 @@ from frbench.engine.run import RunFolder, find_run
 from frbench.engine.trainer import Trainer, check_sizes, initial_model, weights_meta
 from frbench.errors import InputError
 from frbench.evaluation import Cell, CellStore, evaluate, run_target
-from frbench.evaluation.costs import measure, probe_images
+from frbench.evaluation.costs import costliest, measure, probe_images
 from frbench.evaluation.matrix import blank_cell, data_range
 from frbench.evaluation.numerics import full_precision
 from frbench.evaluation.search import Search, Searcher
@@ -208,7 +208,8 @@ def _attack_seconds(
     images = to_float(data.test.images[:chunk].to(where))
     # Compiling takes longer than a forecast may.
     searcher = Searcher(model, "fast" if search == "compiled" else search)
-    with full_precision(where), searcher.arithmetic(columns[0].spec, where):
+    slowest = costliest(column.spec for column in columns)
+    with full_precision(where), searcher.arithmetic(slowest, where):
         speed = measure(searcher.network, images, data.test.labels[:chunk].to(where), eps=8 / 255)
     seconds = 0.0
     for column in columns:

@@ -111,6 +111,7 @@ def attacking(model: nn.Module, batchnorm: Literal["eval", "train"]) -> Iterator
     """Freeze the parameters and set the mode; both are as before on leaving."""
     training = model.training
     trainable = [p for p in model.parameters() if p.requires_grad]
+    # Also in the mode that it has: some of timm's networks drop then what they cached of weights.
     model.train(batchnorm == "train")
     for parameter in trainable:
         parameter.requires_grad_(False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -46,6 +46,11 @@ def passes(spec: AttackSpec, stage: str) -> Passes:
         return _STAGES[stage]
     steps = spec.steps or 1
     return Passes(steps + 1, steps)
+
+
+def costliest(specs: Iterable[AttackSpec]) -> AttackSpec:
+    """The one with the most passes, in whose arithmetic a model is to be timed for all."""
+    return max(specs, key=lambda spec: sum(passes(spec, s).forwards for s in spec.stages))
 
 
 @dataclass

@@ -87,7 +87,7 @@ def evaluate(
             searcher = Searcher(target.model, search)
             if searcher.compiled and console:
                 console.print("compiling the model for the search: minutes, the first time ...")
-            speed = _speed(searcher, images, labels, unfinished[0], where)
+            speed = _speed(searcher, images, labels, unfinished, where)
             speed.jobs = jobs
             reporter = Reporter(console, speed, unfinished)
             reporter.plan()
@@ -185,20 +185,21 @@ def _try_model(
 
 
 def _speed(
-    searcher: Searcher, images: Tensor, labels: Tensor, cell: Cell, device: torch.device
+    searcher: Searcher, images: Tensor, labels: Tensor, cells: Sequence[Cell], device: torch.device
 ) -> costs.Speed:
-    """What searching costs, measured as `cell` will search; a twin is compiled here, if it can."""
-    chunk = costs.probe_images(device, cell.batch)
+    """What searching costs, as the costliest cell searches; a twin is compiled here, if it can."""
+    chunk = costs.probe_images(device, cells[0].batch)
+    costliest = costs.costliest(cell.attack for cell in cells)
     few, truth = numerics.as_images(images[:chunk], device), labels[:chunk].to(device)
     try:
-        with searcher.arithmetic(cell.attack, device):
+        with searcher.arithmetic(costliest, device):
             return costs.measure(searcher.network, few, truth, eps=8 / 255)
     except RuntimeError as error:  # of which torch's compiler raises many kinds
         if not searcher.compiled or isinstance(error, torch.OutOfMemoryError):
             raise
         reason = " ".join(str(error).split("\n")[:2])  # who raised, then what
         raise FrbenchError(
-            f"torch cannot compile '{cell.model.name}' here: {reason}; use --search fast"
+            f"torch cannot compile '{cells[0].model.name}' here: {reason}; use --search fast"
         ) from error
 
 

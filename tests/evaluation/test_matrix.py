@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,17 @@ from frbench.attacks import AttackSpec, autoattack, pgd, specs
 from frbench.data import Dataset, Split, to_float
 from frbench.data.types import make_split
 from frbench.errors import FrbenchError, InputError
-from frbench.evaluation import Cell, CellStore, Target, costs, evaluate, matrix, numerics, runner
+from frbench.evaluation import (
+    Cell,
+    CellStore,
+    Target,
+    costs,
+    evaluate,
+    matrix,
+    numerics,
+    runner,
+    search,
+)
 from frbench.evaluation.cells import UNSEEN
 from frbench.models import build_model
 
@@ -590,6 +601,44 @@ def test_what_the_library_counted_on_other_models_is_no_warning(
     for name in checks.funcs:
         monkeypatch.setitem(checks.funcs, name, 5)
     assert one(target, autoattack(eps=EPS, stages=["apgd-ce"]), digits, store, n=8).flags == []
+
+
+def test_a_cell_keeps_its_date_where_only_the_record_of_its_model_gets_better(
+    target: Target, digits: Dataset, store: CellStore
+) -> None:
+    first = one(target, pgd(1), digits, store)
+    first.updated = "2026-01-01T00:00:00+00:00"
+    store.save(first)
+    record = target.record.model_copy(update={"note": "90 % clean on 128 training images"})
+    again = one(Target(target.model, record), pgd(1), digits, store)
+    (kept,) = store.all()
+    assert kept.model.note == again.model.note == record.note
+    assert kept.updated == first.updated and kept.verdicts == first.verdicts
+
+
+def test_a_fast_search_is_timed_in_the_arithmetic_of_its_costliest_attack(
+    make_target: Callable[..., Target],
+    digits: Dataset,
+    store: CellStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """AutoAttack, which searches in float32 where a CPU searches in bf16 for all others."""
+    monkeypatch.setattr(search, "has_bf16", lambda _: True)
+    timed = []
+    measure = costs.measure
+
+    def seen(model: nn.Module, *batch: Any, **options: Any) -> costs.Speed:
+        timed.append(model.precision)
+        return measure(model, *batch, **options)
+
+    monkeypatch.setattr(costs, "measure", seen)
+    target = make_target(build_model("tiny", classes=10, channels=1))
+    columns = specs()
+    chosen = [columns["clean"], columns["pgd20"], autoattack(eps=EPS, stages=["apgd-ce"])]
+    for wanted in (chosen, chosen[:2]):
+        store = CellStore(store.root / "again")
+        evaluate(target, wanted, digits, store=store, device="cpu", n=4, search="fast")
+    assert timed == [torch.float32, torch.bfloat16]
 
 
 def test_plan_bounds_and_time_left_are_told(
