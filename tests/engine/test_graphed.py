@@ -84,6 +84,35 @@ def assert_same(ours, theirs):
         assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
+def test_loss_and_attack_are_compiled_together_and_fall_back_together(
+    model, one_step, pretender, monkeypatch
+):
+    """In bf16, where the attack has a network of its own."""
+    monkeypatch.setattr(torch, "compile", lambda network, **_: Compiled(network))
+    plan, tried = resolve("pgd_at", preset="smoke"), []
+    step = fastest_step(
+        model, plan.recipe, plan.frame, pretender("bf16"), WORTH_COMPILING, lambda line: None
+    )
+
+    def capture(*_):
+        tried.append((step.network, step.victim))
+        raise RuntimeError("no driver")
+
+    monkeypatch.setattr(step, "_capture", capture)
+    one_step(step)
+    (network, victim), plain = tried
+    assert (network.compiled, victim.compiled) == (step.model, step.twin)
+    assert plain == (step.network, step.victim) == (step.model, step.twin)
+
+
+class Compiled(torch.nn.Module):
+    """What torch.compile would give, which is never called here."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.compiled = network
+
+
 class Recorded:
     """A graph as CUDA has it: the tensors that a step read and wrote when it was captured."""
 
