@@ -9,7 +9,8 @@ JOBS ?= 1
 DEVICE ?= auto
 # Further arguments of the speed measurements, such as PERF='--suite eval --run runs/NAME'.
 PERF ?=
-PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3 2>/dev/null))
+# A name at a time: dash's `command -v` looks at its first alone.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name) 2>/dev/null)))
 
 BIN := .venv/bin
 READY := .venv/.ready
