@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -113,7 +113,7 @@ def find_seeds(cells: Sequence[Cell], text: str) -> set[str]:
     """The digests of the models behind the row that a user names: one a seed.
 
     A bare name is what `evaluate` takes for it: the best weights rather than the last, and of a run
-    its average where it has one; `@best` are the plain weights.
+    its average where it has one; `@best` are the plain weights. A run's folder is its name.
 
     Raises InputError if there is no such row, or several.
     """
@@ -122,6 +122,7 @@ def find_seeds(cells: Sequence[Cell], text: str) -> set[str]:
     for cell in cells:
         for name in _names(cell.model):
             names.setdefault(name, set()).add(cell.model.digest)
+    text = _without_folder(text, names)
     averaged = {f"{text}@{kind}-best" for kind in AVERAGES}
     found = (
         {cell.model.digest for cell in cells if cell.model.target in averaged}
@@ -140,6 +141,13 @@ def find_seeds(cells: Sequence[Cell], text: str) -> set[str]:
     if of_one_row and len({model.seed for model in models}) == len(models):
         return found
     raise _several(cells, text, found)
+
+
+def _without_folder(text: str, names: Iterable[str]) -> str:
+    """A run's name where its folder was typed, as training prints it; else the text."""
+    bare, known = Path(text).name, {name.partition("@")[0] for name in names}
+    typed, inside = text.partition("@")[0], bare.partition("@")[0]
+    return bare if typed not in known and inside in known else text
 
 
 def _several(cells: Sequence[Cell], text: str, found: set[str]) -> InputError:

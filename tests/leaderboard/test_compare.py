@@ -181,6 +181,23 @@ def test_seeds_are_compared_on_the_images_that_all_have_and_a_missing_one_is_tol
     assert found.skipped == ("PGD-20 (cifar10, fp32): not finished for at_fr (best) seed 2",)
 
 
+def test_a_run_is_found_by_its_folder_as_training_prints_it(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    run, other = "paper-at_fr-s0-0123", model_record("pgd_at", target="outside/paper-at_fr-s0-0123")
+    cells = [
+        make_cell(model_record("at_fr", target=f"{run}@best"), "pgd20", "10"),
+        make_cell(model_record("at_fr_swa", target=f"{run}@swa-best"), "pgd20", "11"),
+    ]
+    for text in (run, f"{run}@best", f"{run}@swa-best"):
+        for folder in ("runs", "/elsewhere/runs"):
+            assert find_row(cells, f"{folder}/{text}") == find_row(cells, text)
+    cells.append(make_cell(other, "pgd20", "01"))
+    assert find_row(cells, other.target) == other.digest, "a target that has a folder itself"
+    with pytest.raises(InputError, match="unknown row 'runs/paper-at_fr-s1'"):
+        find_row(cells, "runs/paper-at_fr-s1")
+
+
 @pytest.mark.parametrize("average", ["swa", "ema"])
 def test_a_runs_name_is_its_average_as_evaluate_has_it(
     make_cell: CellMaker, model_record: RecordMaker, average: str
