@@ -1,4 +1,4 @@
-"""The `frbench` command: the names of all commands, in the order in which `--help` lists them."""
+"""The `frbench` command: the names of all commands."""
 
 from __future__ import annotations
 

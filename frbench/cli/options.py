@@ -25,7 +25,7 @@ RUNS = Path("runs")
 RESULTS = Path("results/local")
 RunsDir = Annotated[Path, typer.Option(help="Folder of run folders.")]
 ResultsDir = Annotated[Path, typer.Option(help="Folder that holds cells/.")]
-DeviceName = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 CompileMode = Annotated[
     Literal["auto", "on", "off"],
     typer.Option(

@@ -101,8 +101,10 @@ def evaluate(
         ),
     ],
     attacks: AttackList = "clean,fgsm,pgd20,cw,aa",
-    n: Annotated[int | None, typer.Option(min=1, help="Test images, from the first on.")] = None,
-    norm: Annotated[str, typer.Option(help="Linf or L2.")] = "Linf",
+    n: Annotated[
+        int | None, typer.Option(min=1, help="Test images, from the first on; default: all.")
+    ] = None,
+    norm: Annotated[str, typer.Option(help="Linf, or L2 with --attacks clean,pgd20,aa.")] = "Linf",
     eps: Annotated[str | None, typer.Option(help="Radius in [0, 1], such as 8/255.")] = None,
     stages: Annotated[str | None, typer.Option(help="Of AutoAttack: apgd-ce,apgd-t,...")] = None,
     arch: Annotated[str | None, typer.Option(help="Of file: weights, if not detected.")] = None,
