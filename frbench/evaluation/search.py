@@ -35,6 +35,11 @@ PRECISION: dict[Search, str] = {
 }
 _MULTIPLE = 64
 """Batches are filled up to multiples of this on CUDA, so that few shapes have to be tuned for."""
+_FEW = 16
+"""The same for fewer close calls than `_MULTIPLE`, most of which come one to a few at a time.
+
+On an H200 64 images of ResNet-18 in float32 take 2.6 ms, the pass of 200 in float16 1.5.
+"""
 _CLOSE = 2**-7
 """Logits closer than this part of the largest one may have been swapped by float16.
 
@@ -137,8 +142,12 @@ class _Twin(nn.Module):
             return self._logits(images)
         scale = _GradientScale()
         logits = scale.up(self._logits(scale.down(images)))
-        if bool(logits.isfinite().all()):
-            return self._settled(logits, images)
+        with torch.no_grad():
+            rows = _unclear(logits)
+        if len(rows) == 0:
+            return logits
+        if bool(logits[rows].isfinite().all()):
+            return logits + self._error(logits, images, rows)
         own: Tensor = self.model(images)
         return own
 
@@ -151,23 +160,30 @@ class _Twin(nn.Module):
             logits: Tensor = self.network(images)
         return logits[:n].float()
 
-    def _settled(self, logits: Tensor, images: Tensor) -> Tensor:
-        """`logits`, with the values of the model's own where the largest two are too close."""
-        with torch.no_grad():
-            first, second = logits.topk(2, dim=1).values.unbind(dim=1)
-            close = first - second < _CLOSE * logits.abs().amax(dim=1)
-            rows = close.nonzero().squeeze(1)
-            if len(rows) == 0:
-                return logits
-            batch = _filled_up(images[rows]) if self._folded else images[rows]
-            own = self.model(batch)[: len(rows)]
-            error = torch.zeros_like(logits).index_copy(0, rows, own - logits[rows])
-        return logits + error
+    @torch.no_grad()
+    def _error(self, logits: Tensor, images: Tensor, rows: Tensor) -> Tensor:
+        """What `rows` of the logits lack to be the values of the model's own; 0 elsewhere."""
+        batch = images[rows]
+        if self._folded:
+            batch = _filled_up(batch, _FEW if len(rows) < _MULTIPLE else _MULTIPLE)
+        own = self.model(batch)[: len(rows)]
+        return torch.zeros_like(logits).index_copy(0, rows, own - logits[rows])
 
 
-def _filled_up(images: Tensor) -> Tensor:
+def _unclear(logits: Tensor) -> Tensor:
+    """Indices of images whose largest two logits are too close, or whose logits are not finite.
+
+    The host waits for the device here; once a pass, because attacks do so little between them.
+    """
+    first, second = logits.topk(2, dim=1).values.unbind(dim=1)
+    # Asked for what is clear, since no comparison holds for nan, nor this one for infinity.
+    clear = first - second > _CLOSE * logits.abs().amax(dim=1)
+    return (~clear).nonzero().squeeze(1)
+
+
+def _filled_up(images: Tensor, multiple: int = _MULTIPLE) -> Tensor:
     """On CUDA, black images behind `images` up to a number that cuDNN will know already."""
-    missing = -len(images) % _MULTIPLE if images.is_cuda else 0
+    missing = -len(images) % multiple if images.is_cuda else 0
     return F.pad(images, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else images
 
 

@@ -274,6 +274,15 @@ def test_attacks_that_stop_at_the_first_success_do_not_stop_at_rounding(
     assert sum(a != b for a, b in zip(exact, fast, strict=True)) <= 2
 
 
+def undecided(model: nn.Module) -> nn.Module:
+    """A copy whose class 1 is its class 0 but for less than float16 can tell."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        weight, bias = [*model.parameters()][-2:]
+        weight[1], bias[1] = weight[0] * (1 + 1e-5), bias[0]
+    return model
+
+
 @pytest.mark.parametrize("missing", [0, 3])
 def test_close_calls_of_float16_are_those_of_the_model(
     convolutional: Target, monkeypatch: pytest.MonkeyPatch, missing: int
@@ -281,13 +290,11 @@ def test_close_calls_of_float16_are_those_of_the_model(
     """Also where black images fill up a batch, as on a GPU."""
     in_float16(monkeypatch)
     monkeypatch.setattr(
-        search, "_filled_up", lambda images: F.pad(images, (0, 0, 0, 0, 0, 0, 0, missing))
+        search, "_filled_up", lambda images, _=0: F.pad(images, (0, 0, 0, 0, 0, 0, 0, missing))
     )
-    model = copy.deepcopy(convolutional.model)
+    model = undecided(convolutional.model)
     images = to_float(load_dataset("digits").test.images[:256])
-    with torch.no_grad():  # class 1 is class 0 but for less than float16 can tell
-        weight, bias = [*model.parameters()][-2:]
-        weight[1], bias[1] = weight[0] * (1 + 1e-5), bias[0]
+    with torch.no_grad():
         expected = model(images)
         zeros = expected.argmax(dim=1) < 2
     assert zeros.sum() > 10
@@ -298,6 +305,38 @@ def test_close_calls_of_float16_are_those_of_the_model(
     assert torch.equal(found.argmax(dim=1), expected.argmax(dim=1))
     assert torch.equal(found[zeros], expected[zeros]) and not torch.equal(found, expected)
     torch.testing.assert_close(*gradients, rtol=0.01, atol=0.01)
+
+
+def test_a_few_close_calls_make_a_small_batch(
+    convolutional: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32 64 images can take a GPU longer than the whole pass that they come from."""
+    in_float16(monkeypatch)
+    filled: list[tuple[int, int]] = []
+
+    def filled_up(images: Tensor, multiple: int = search._MULTIPLE) -> Tensor:
+        filled.append((len(images), multiple))
+        return images
+
+    monkeypatch.setattr(search, "_filled_up", filled_up)
+    model = undecided(convolutional.model)
+    images = to_float(load_dataset("digits").test.images)
+    with torch.no_grad():
+        logits = model(images)
+    first, second = logits.topk(2, dim=1).values.unbind(dim=1)
+    sure = first - second > 0.1 * logits.abs().amax(dim=1)
+    close, others = images[logits.argmax(dim=1) < 2], images[sure][:20]
+    searcher = search.Searcher(model, "fast")
+    with torch.no_grad(), searcher.arithmetic(AA, CPU):
+        for batch in (torch.cat([close[:3], others]), close[:1].expand(70, -1, -1, -1)):
+            searcher.network(batch)
+    assert filled == [(23, 64), (3, 16), (70, 64), (70, 64)]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_ties_and_logits_that_are_not_finite_are_never_clear(bad: float) -> None:
+    logits = torch.tensor([[9.0, 1, 0], [9, bad, 0], [5, 5, 0], [0, 0, 0], [-9, -1, bad]])
+    assert search._unclear(logits).tolist() == [1, 2, 3, 4]
 
 
 def test_arithmetic_is_as_before_after_a_fast_search() -> None:
