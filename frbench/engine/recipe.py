@@ -6,8 +6,10 @@ tensor: the engine runs it, and its fields are all that a run has to remember of
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
@@ -15,11 +17,13 @@ from torch import Tensor, nn
 
 from frbench.engine.inner import InnerAttack
 from frbench.engine.outputs import Outputs
-from frbench.engine.returned import one_number
+from frbench.engine.returned import one_number, untouched
 from frbench.errors import InputError
 from frbench.names import unknown
 
 Branch = Literal["clean", "adversarial"]
+_NAME = "[a-z][a-z0-9_]*"
+"""What can stand between the plus signs of a composition and before the dot of a key."""
 
 
 class Part(BaseModel):
@@ -108,6 +112,17 @@ class Recipe(BaseModel):
     )
 
     @model_validator(mode="after")
+    def _mechanisms_have_names(self) -> Self:
+        for mechanism in self.mechanisms:
+            kind = getattr(type(mechanism), "kind", None)
+            if kind == "attack" or not (isinstance(kind, str) and re.fullmatch(_NAME, kind)):
+                raise InputError(
+                    f"{type(mechanism).__name__} needs a name of its own, in lower case: write "
+                    f"`kind: ClassVar[str] = 'name'`, not {kind!r}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _mechanisms_fit_together(self) -> Self:
         kinds = [m.kind for m in self.mechanisms]
         for kind in kinds:
@@ -182,13 +197,15 @@ class Recipe(BaseModel):
         """Objective plus the penalties active in `epoch`; a scalar in float32.
 
         Raises FrbenchError, naming the file, where a part returns anything but a scalar, or the
-        objective one without a gradient.
+        objective one without a gradient, and where one changes the batch in place.
         """
-        value = self.objective.loss(outputs)
+        with _reading(self.objective, "loss", outputs):
+            value = self.objective.loss(outputs)
         loss = one_number(self.objective, "loss", value, gradient=not _constant(outputs))
         for regularizer in self.active_regularizers(epoch):
             # A penalty may be a constant for some batches, such as those without any mistake.
-            penalty = regularizer.penalty(outputs)
+            with _reading(regularizer, "penalty", outputs):
+                penalty = regularizer.penalty(outputs)
             loss = loss + one_number(regularizer, "penalty", penalty, gradient=False)
         return loss
 
@@ -230,6 +247,11 @@ def _check_branches(part: Part) -> None:
     for name in names:
         if name not in known:
             raise InputError(f"{where}: {unknown('branch', str(name), known)}")
+
+
+def _reading(part: Part, method: str, outputs: Outputs) -> AbstractContextManager[None]:
+    batch = {name: getattr(outputs, name) for name in ("images", "adversarial", "labels")}
+    return untouched(part, method, **batch)
 
 
 def _constant(outputs: Outputs) -> bool:

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from frbench.discovery import BrokenModule, discover
 from frbench.engine.mechanisms import MECHANISMS
-from frbench.engine.recipe import Recipe
+from frbench.engine.recipe import Recipe, Regularizer, WeightAverage
 from frbench.engine.settings import Frame
 from frbench.errors import InputError
 from frbench.names import unknown
@@ -37,9 +37,9 @@ def defenses() -> tuple[dict[str, Defense], tuple[BrokenModule, ...]]:
         if not isinstance(recipe, Recipe) or not _owns_its_name(name, recipe, modules):
             unusable.append(BrokenModule(path, 1, _problem(name, recipe)))
             continue
-        hidden = _hidden_field(recipe)
-        if hidden is not None:
-            unusable.append(BrokenModule(path, 1, hidden))
+        useless = _hidden_field(recipe) or _useless_mechanism(recipe)
+        if useless is not None:
+            unusable.append(BrokenModule(path, 1, useless))
             continue
         summary = (inspect.getdoc(module) or "").split("\n")[0]
         found[name] = Defense(name, recipe, summary, path)
@@ -78,6 +78,24 @@ def _hidden_field(recipe: Recipe) -> str | None:
                 f"the field `{field}` of {kind.__name__} cannot be set, because {field}=VALUE is "
                 f"a setting of every training; rename it, such as to `loss_{field}`"
             )
+    return None
+
+
+def _useless_mechanism(recipe: Recipe) -> str | None:
+    """What is wrong with a mechanism that nothing would call, or look up by its kind."""
+    for mechanism in recipe.mechanisms:
+        name, ours = type(mechanism).__name__, MECHANISMS.get(mechanism.kind)
+        if ours is not None:
+            if isinstance(mechanism, ours):
+                continue
+            return f"'{mechanism.kind}' is the kind of {ours.__name__}; call that of {name} else"
+        if isinstance(mechanism, WeightAverage):
+            return (
+                f"{name} averages weights, and those are found by the kinds of "
+                "frbench/engine/mechanisms; put its class there, as CONTRIBUTING.md tells"
+            )
+        if not isinstance(mechanism, Regularizer):
+            return f"nothing would call {name}; derive it from Regularizer"
     return None
 
 

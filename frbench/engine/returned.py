@@ -1,11 +1,13 @@
-"""What a recipe's own methods return, looked at where they are called.
+"""What a recipe's own methods return and leave alone, looked at where they are called.
 
 Nothing here reads a value, so that no step waits for the device or breaks a captured graph.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 
 from pydantic import BaseModel
 from torch import Tensor
@@ -30,11 +32,51 @@ def one_number(part: BaseModel, method: str, value: object, *, gradient: bool) -
     if seen is None:
         assert isinstance(value, Tensor)
         return value
-    kind = type(part)
     wanted = "one number with a gradient" if gradient else "one number as a tensor"
-    raise FrbenchError(
-        f"{shown(inspect.getfile(kind))}: {kind.__name__}.{method} must return {wanted}, not {seen}"
-    )
+    raise FrbenchError(f"{_method(part, method)} must return {wanted}, not {seen}")
+
+
+def perturbed_images(part: BaseModel, value: object, images: Tensor) -> Tensor:
+    """What `part.perturb` returned, if it is `images` perturbed: as large, and without a gradient.
+
+    Raises:
+        FrbenchError: it is something else; names the file and what came instead.
+    """
+    wanted = f"{_method(part, 'perturb')} must return perturbed images"
+    if not isinstance(value, Tensor):
+        seen = "None: is there a `return`?" if value is None else f"a {type(value).__name__}"
+        raise FrbenchError(f"{wanted}, not {seen}")
+    if value.shape != images.shape:
+        shapes = f"{tuple(images.shape)}, not {tuple(value.shape)}"
+        raise FrbenchError(f"{wanted} of the shape that it was given, {shapes}")
+    if value.requires_grad:
+        raise FrbenchError(f"{wanted} without a gradient: return `.detach()` of them")
+    return value
+
+
+@contextlib.contextmanager
+def untouched(part: BaseModel, method: str, **inputs: Tensor) -> Iterator[None]:
+    """Raise FrbenchError if the block changes one of `inputs`, which others read, in place.
+
+    Args:
+        part: whose method runs in the block.
+        method: its name.
+        inputs: by the names that the method knows them by.
+    """
+    versions = {name: tensor._version for name, tensor in inputs.items()}
+    yield
+    for name, tensor in inputs.items():
+        if tensor._version != versions[name]:
+            raise FrbenchError(
+                f"{_method(part, method)} changes `{name}` in place; work on a copy, since "
+                "training reads it again"
+            )
+
+
+def _method(part: BaseModel, method: str) -> str:
+    """Where to look: the file, the class and its method."""
+    kind = type(part)
+    return f"{shown(inspect.getfile(kind))}: {kind.__name__}.{method}"
 
 
 def _instead(value: object, gradient: bool) -> str | None:

@@ -13,6 +13,7 @@ from frbench.engine.device import Device
 from frbench.engine.mechanisms.awp import AdversarialWeightPerturbation
 from frbench.engine.outputs import Outputs
 from frbench.engine.recipe import Recipe
+from frbench.engine.returned import perturbed_images, untouched
 from frbench.engine.settings import Frame
 from frbench.models.casting import Precast
 from frbench.models.folding import Folded
@@ -101,8 +102,10 @@ class TrainingStep:
         """The recipe's adversarial images for the present weights."""
         if self.twin is not None:
             self.twin.refresh()
-        with self.device.autocast():
-            return self.recipe.attack.perturb(self.victim, images, labels, noise)
+        attack = self.recipe.attack
+        with self.device.autocast(), untouched(attack, "perturb", images=images, labels=labels):
+            adversarial = attack.perturb(self.victim, images, labels, noise)
+        return perturbed_images(attack, adversarial, images)
 
     def _perturbed_weights(self, loss: object, epoch: int) -> AbstractContextManager[None]:
         awp = self.recipe.mechanism("awp")

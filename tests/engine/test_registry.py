@@ -241,3 +241,46 @@ def test_two_files_may_call_different_mechanisms_by_one_kind(own_defenses):
     assert mine.trajectory != yours.trajectory
     fourier, known = (resolve(name, preset="smoke") for name in ("fourier", "at_fr"))
     assert fourier.trajectory != known.trajectory
+
+
+@pytest.mark.parametrize("kind", ["", "attack", "logit squeeze", "Pairing", "a.b"])
+def test_the_kind_of_a_mechanism_is_a_name_that_can_be_typed(own_defenses, kind):
+    own_defenses(mine=OWN_MECHANISM.replace("KIND", kind))
+    with pytest.raises(InputError, match=rf"mine\.py:9: .*Pairing needs a name .* not '{kind}'$"):
+        parse_defense("mine")
+
+
+@pytest.mark.parametrize("line", ["", '    kind: str = "pairing"\n'])
+def test_a_kind_that_belongs_to_no_class_is_one_line(own_defenses, line):
+    own_defenses(mine=OWN_MECHANISM.replace('    kind: ClassVar[str] = "KIND"\n', line))
+    with pytest.raises(InputError, match=r"Pairing needs a name of its own.*kind: ClassVar"):
+        parse_defense("mine")
+
+
+NOTHING = """\
+from typing import ClassVar
+from defenses.pgd_at import recipe as pgd_at
+from frbench.engine.recipe import Mechanism, WeightAverage
+class Noise(Mechanism):
+    kind: ClassVar[str] = "noise"
+class Power(WeightAverage):
+    kind: ClassVar[str] = "power"
+    def after_step(self, state, model): ...
+    def after_epoch(self, state, model, epoch, images): ...
+recipe = pgd_at + """
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (NOTHING + "Noise()\n", "nothing would call Noise; derive it from Regularizer"),
+        (NOTHING + "Power()\n", "Power averages weights.* frbench/engine/mechanisms"),
+        (OWN_MECHANISM.replace("KIND", "fr"), "'fr' is the kind of FrequencyRegularization"),
+    ],
+)
+def test_a_mechanism_that_would_do_nothing_is_refused_before_it_is_trained(
+    own_defenses, text, said
+):
+    own_defenses(mine=text)
+    with pytest.raises(InputError, match=said):
+        parse_defense("mine")

@@ -97,6 +97,59 @@ def test_a_penalty_may_be_a_constant(model, one_step, monkeypatch):
     assert torch.isfinite(one_step(step))
 
 
+class Meddling(Objective):
+    branches = ("adversarial",)
+
+    def loss(self, outputs):
+        getattr(outputs, CHANGED).add_(0)  # the tests share these images
+        return cross_entropies(outputs).mean()
+
+
+class MeddlingPenalty(FrequencyRegularization):
+    def penalty(self, outputs):
+        outputs.images.clamp_(0, 1)
+        return super().penalty(outputs)
+
+
+CHANGED = "adversarial"
+
+
+@pytest.mark.parametrize("changed", ["images", "adversarial", "labels"])
+def test_a_loss_that_changes_the_batch_in_place(changed, model, one_step, monkeypatch):
+    """Before its forward pass nothing else would tell: it would train outside the ball."""
+    monkeypatch.setitem(globals(), "CHANGED", changed)
+    said = refused(own(objective=Meddling()), model, one_step)
+    assert f"test_returned.py: Meddling.loss changes `{changed}` in place; work on a copy" in said
+
+
+def test_a_penalty_that_changes_the_batch_in_place(model, one_step):
+    said = refused(own(mechanisms=(MeddlingPenalty(),)), model, one_step)
+    assert "MeddlingPenalty.penalty changes `images` in place" in said
+
+
+class Perturbing(InnerAttack):
+    def perturb(self, model, images, labels, noise):
+        return PERTURBED(images)
+
+
+PERTURBED = torch.clone
+PERTURBATIONS = {
+    "return": (lambda images: None, "return perturbed images, not None: is there a `return`?"),
+    "pair": (lambda images: (images, images), "return perturbed images, not a tuple"),
+    "part": (lambda images: images[1:], "of the shape that it was given, (32, "),
+    "gradient": (lambda images: images.clone().requires_grad_(), "return `.detach()` of them"),
+    "in place": (lambda images: images.mul_(1), "changes `images` in place; work on a copy"),
+}
+
+
+@pytest.mark.parametrize("mistake", PERTURBATIONS)
+def test_an_attack_that_returns_no_perturbed_images(mistake, model, one_step, monkeypatch):
+    change, said = PERTURBATIONS[mistake]
+    monkeypatch.setitem(globals(), "PERTURBED", change)
+    heard = refused(own(attack=Perturbing()), model, one_step)
+    assert "test_returned.py: Perturbing.perturb " in heard and said in heard
+
+
 def test_a_value_is_worked_out_without_gradients():
     assert own().loss(reference_outputs(), epoch=0).item() == pytest.approx(0.8852298, abs=1e-6)
 
