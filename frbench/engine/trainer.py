@@ -270,10 +270,11 @@ class Trainer:
         judgement = self.judge(model, derive_seed(self.plan.seed, "validation"))
         late = epoch >= max(1, PATIENCE * self.plan.frame.epochs)
         if not kind and late and judgement.logit_std < COLLAPSED:
+            later = "start FR later (fr.start_epoch), or " if self.plan.recipe.mechanism("fr") else ""
             raise Diverged(
                 f"the logits collapsed to a constant in epoch {epoch + 1} (standard deviation "
-                f"{judgement.logit_std:.3f}); {self._kept()}; start FR later (fr.start_epoch), or "
-                f"try a smaller lr or weight{self._or_precision()}"
+                f"{judgement.logit_std:.3f}); {self._kept()}; {later}try a smaller lr or weight"
+                f"{self._or_precision()}"
             )
         return judgement
 

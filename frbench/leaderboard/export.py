@@ -179,7 +179,7 @@ def _refusal(cells: list[Cell], row: str) -> str:
     if not own:
         return f"'{row}' has no AutoAttack: {wanted}; {command}"
     best = max(own, key=lambda c: (c.data.n, len(c.stages_done())))
-    if best.complete and best.precision != "fp32":
+    if best.precision != "fp32":
         return f"'{row}' was measured with {best.precision}: RobustBench needs fp32; {command}"
     done = ", ".join(best.stages_done()) or "no stage"
     return f"'{row}' has {done} complete on {best.data.n:,} images: {wanted}; {command}"

@@ -408,10 +408,16 @@ def test_weights_ruined_by_the_last_step_are_never_kept(trainer, monkeypatch):
 
 def test_a_model_that_answers_a_constant_is_stopped(trainer):
     """An absurd weight decay does at once what FR does to a short schedule."""
-    run = trainer(plan(weight_decay=3, precision="fp32"))
-    said = r"constant in epoch 2 .*last good checkpoint \(epoch 1\).*fr\.start_epoch.*weight$"
+    said = (
+        r"constant in epoch 2 .*last good checkpoint \(epoch 1\)[^;]*; try a smaller lr or weight$"
+    )
     with pytest.raises(Diverged, match=said):
-        run.run()
+        trainer(plan(weight_decay=3, precision="fp32")).run()
+    frequencies = plan("at_fr", weight_decay=3, precision="fp32", fr__start_epoch=0)
+    with pytest.raises(
+        Diverged, match=r"; start FR later \(fr\.start_epoch\), or try a smaller lr"
+    ):
+        trainer(frequencies).run()
 
 
 def test_a_model_has_a_tenth_of_its_epochs_to_leave_a_constant(trainer, monkeypatch):
