@@ -186,7 +186,7 @@ class Trainer:
             raise Diverged(
                 f"the loss or the weights of epoch {epoch + 1} are not finite; {self._kept()}; "
                 f"try a smaller lr{self._or_precision()}; 'frbench check {self.plan.defense}' "
-                f"tells whether the loss in {own} is to blame"
+                f"tries the loss in {own} on one batch"
             )
         return loss
 
@@ -270,7 +270,8 @@ class Trainer:
         judgement = self.judge(model, derive_seed(self.plan.seed, "validation"))
         late = epoch >= max(1, PATIENCE * self.plan.frame.epochs)
         if not kind and late and judgement.logit_std < COLLAPSED:
-            later = "start FR later (fr.start_epoch), or " if self.plan.recipe.mechanism("fr") else ""
+            fr = self.plan.recipe.mechanism("fr")
+            later = "start FR later (fr.start_epoch), or " if fr else ""
             raise Diverged(
                 f"the logits collapsed to a constant in epoch {epoch + 1} (standard deviation "
                 f"{judgement.logit_std:.3f}); {self._kept()}; {later}try a smaller lr or weight"

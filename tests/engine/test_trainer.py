@@ -384,7 +384,7 @@ def test_huge_learning_rate_diverges_before_anything_is_kept(trainer):
     run = trainer(plan(lr=1e9, precision="fp32"))
     said = (
         r"of epoch 1 are not finite; nothing was saved yet in .*run; try a smaller lr; "
-        r"'frbench check pgd_at' tells whether the loss in defenses/pgd_at\.py:\d+ is to blame$"
+        r"'frbench check pgd_at' tries the loss in defenses/pgd_at\.py:\d+ on one batch$"
     )
     with pytest.raises(Diverged, match=said):
         run.run()
