@@ -45,6 +45,9 @@ STEPS = 10
 CLIMBED = {"ce": "cross-entropy", "kl": "divergence from the clean prediction"}
 """What `maximize` says of the attacks whose quantity can be computed without their help."""
 LR = 0.05
+CERTAIN_LOGIT = 50.0
+"""The largest logit of predictions that are as certain as training on easy images makes them."""
+CERTAIN, TIED = " where predictions are certain", " where all classes have the same logit"
 ROUNDING = 1e-6
 LAST = 1_000_000
 """An epoch in which every mechanism has started."""
@@ -162,6 +165,11 @@ def where(recipe: Recipe) -> str:
     return line_of(type(recipe.objective))
 
 
+def _attacker(bench: Bench) -> str:
+    """File and line of the inner attack, as the subject of a sentence."""
+    return f"{line_of(type(bench.recipe.attack))}: the attack"
+
+
 def _short(recipe: Recipe) -> dict[str, str]:
     """Three epochs, judged once, with every mechanism on from the second."""
     started = {f"{m.kind}.start_epoch": "1" for m in recipe.mechanisms}
@@ -196,44 +204,48 @@ def _stays_in_the_ball(bench: Bench) -> str | None:
     eps = bench.recipe.attack.eps
     moved = (adversarial - bench.images).abs().max().item()
     low, high = adversarial.min().item(), adversarial.max().item()
-    if adversarial.shape != bench.images.shape or adversarial.requires_grad:
-        return "the attack must return detached images of the shape that it was given"
     if not moved <= eps + ROUNDING:
-        return f"moved a pixel by {moved:.5f}, eps is {eps:.5f}; clip to the ball in `perturb`"
+        return (
+            f"{_attacker(bench)} moved a pixel by {moved:.5f}, eps is {eps:.5f}; clip to the ball "
+            "in `perturb`"
+        )
     if not (low >= 0 and high <= 1):
-        return f"pixels in [{low:.4f}, {high:.4f}], not in [0, 1]; clip to the box in `perturb`"
+        return (
+            f"{_attacker(bench)} gave pixels in [{low:.4f}, {high:.4f}], not in [0, 1]; clip to "
+            "the box in `perturb`"
+        )
     return None
 
 
 def _leaves_no_gradient(bench: Bench) -> str | None:
-    model = bench.model()
+    model, who = bench.model(), _attacker(bench)
     bench.recipe.attack.perturb(model, bench.images, bench.labels, bench.noise())
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            return f"the attack left a gradient on {name}; use torch.autograd.grad on the images"
+            return f"{who} left a gradient on {name}; use torch.autograd.grad on the images"
         if not parameter.requires_grad:
-            return f"the attack left {name} frozen; see `attacking` in frbench/engine/inner.py"
-    return None if model.training else "the attack left the model in eval mode"
+            return f"{who} left {name} frozen; see `attacking` in frbench/engine/inner.py"
+    return None if model.training else f"{who} left the model in eval mode"
 
 
 def _moves_no_statistic(bench: Bench) -> str | None:
-    model = bench.model()
+    model, who = bench.model(), _attacker(bench)
     before = [b.clone() for b in model.buffers()]
     bench.recipe.attack.perturb(model, bench.images, bench.labels, bench.noise())
     counted, declared = _updates(model), bench.recipe.attack.batchnorm_forwards()
     if counted != declared:
-        return f"the attack moved BatchNorm statistics {counted} times, declares {declared}"
+        return f"{who} moved BatchNorm statistics {counted} times, declares {declared}"
     same = all(torch.equal(b, old) for b, old in zip(model.buffers(), before, strict=True))
-    return None if same or declared else "the attack changed a buffer of the model"
+    return None if same or declared else f"{who} changed a buffer of the model"
 
 
 def _same_images_for_same_seed(bench: Bench) -> str | None:
-    attack = bench.step().attack
+    attack, who = bench.step().attack, _attacker(bench)
     first, again = (attack(bench.images, bench.labels, bench.noise(0)) for _ in range(2))
     other = attack(bench.images, bench.labels, bench.noise(1))
     if not torch.equal(first, again):
-        return "the attack draws random numbers of its own; draw them in `initial_noise`"
-    return "the attack ignores its random start" if torch.equal(first, other) else None
+        return f"{who} draws random numbers of its own; draw them in `initial_noise`"
+    return f"{who} ignores its random start" if torch.equal(first, other) else None
 
 
 def _follows_its_gradient(bench: Bench) -> str | None:
@@ -244,7 +256,9 @@ def _follows_its_gradient(bench: Bench) -> str | None:
     moved = (adversarial - (bench.images + noise).clamp(low, high)).abs().max().item()
     if moved > ROUNDING:
         return _climbs(bench) if bench.recipe.attack.maximize in CLIMBED else None
-    return "the attack stays at its random start: the gradient that it climbs is zero or NaN"
+    return (
+        f"{_attacker(bench)} stays at its random start: the gradient that it climbs is zero or NaN"
+    )
 
 
 def _climbs(bench: Bench) -> str | None:
@@ -269,7 +283,7 @@ def _climbs(bench: Bench) -> str | None:
     if after > before:
         return None
     return (
-        f"{line_of(type(attack))}: says maximize='{attack.maximize}', but the "
+        f"{_attacker(bench)} says maximize='{attack.maximize}', but the "
         f"{CLIMBED[attack.maximize]} goes from {before:.4g} at the start to {after:.4g}; check "
         "the sign, or give `maximize` a value of its own"
     )
@@ -279,15 +293,33 @@ def _climbs(bench: Bench) -> str | None:
 
 
 def _is_finite(bench: Bench) -> str | None:
-    step = bench.step()
-    loss = bench.train(step)
+    """At the start of training, and where softmax is exactly 0, 1 or the same for all classes."""
+    largest = bench.model()(bench.images).abs().max().item()
+    factors = {"": 1.0, CERTAIN: CERTAIN_LOGIT / largest, TIED: 0.0}
+    for when, factor in factors.items():
+        step = bench.step()
+        _scale_logits(step.model, factor)
+        problem = _not_finite(step, bench.train(step))
+        if problem is not None:
+            advice = "keep logarithms, roots and divisions away from 0"
+            return f"{where(bench.recipe)}: {problem}{when}; {advice}"
+    return None
+
+
+@torch.no_grad()
+def _scale_logits(model: nn.Module, factor: float) -> None:
+    """Scale the last layer, so that the attack and every branch see the same network."""
+    head = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
+    for parameter in head.parameters():
+        parameter.mul_(factor)
+
+
+def _not_finite(step: TrainingStep, loss: Tensor) -> str | None:
+    """What is not finite after one step."""
     if not torch.isfinite(loss):
-        return (
-            f"{where(bench.recipe)}: the loss is {loss.item()}; keep logarithms, roots and "
-            "divisions away from 0"
-        )
-    bad = [n for n, m in step.momentum.items() if not torch.isfinite(m).all()]
-    return f"{where(bench.recipe)}: the gradient of {bad[0]} is not finite" if bad else None
+        return f"the loss is {loss.item()}"
+    bad = [name for name, m in step.momentum.items() if not torch.isfinite(m).all()]
+    return f"the gradient of {bad[0]} is not finite" if bad else None
 
 
 def _uses_the_labels(bench: Bench) -> str | None:
@@ -322,7 +354,7 @@ def _declares_its_cost(bench: Bench) -> str | None:
     """The attack first: what it costs too much is not the fault of the loss."""
     attack = _misdeclared(
         attack_units(bench),
-        f"{line_of(type(bench.recipe.attack))}: the attack alone",
+        f"{_attacker(bench)} alone",
         "`forward_units` must tell what `perturb` computes",
     )
     return attack or _misdeclared(
@@ -352,7 +384,7 @@ def _repeats_bit_for_bit(bench: Bench) -> str | None:
         bench.train(step, seeds=(0, 1))
     # Weights that a NaN reached are equal too: another check tells of it, and no draw is to blame.
     same = _equal(*({n: t.nan_to_num() for n, t in _state(step).items()} for step in steps))
-    return None if same else "two steps from one seed gave different weights"
+    return None if same else f"{where(bench.recipe)}: two steps from one seed gave other weights"
 
 
 def _resumes_bit_for_bit(bench: Bench) -> str | None:
@@ -363,7 +395,9 @@ def _resumes_bit_for_bit(bench: Bench) -> str | None:
             return f"{where(bench.recipe)}: {str(error).partition('; ')[0]}"
         resumed = _trained(bench, Path(folder) / "resumed", stops=(0, 1))
     differing = [n for n in straight if not torch.equal(straight[n], resumed[n])]
-    return f"a resumed run differs in {differing[0]}" if differing else None
+    if not differing:
+        return None
+    return f"{where(bench.recipe)}: a resumed run differs in {differing[0]}"
 
 
 CHECKS: dict[str, Check] = {

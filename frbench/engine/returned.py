@@ -6,13 +6,12 @@ Nothing here reads a value, so that no step waits for the device or breaks a cap
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator
 
 from pydantic import BaseModel
 from torch import Tensor
 
-from frbench.discovery import shown
+from frbench.discovery import line_of
 from frbench.errors import FrbenchError
 
 
@@ -74,9 +73,9 @@ def untouched(part: BaseModel, method: str, **inputs: Tensor) -> Iterator[None]:
 
 
 def _method(part: BaseModel, method: str) -> str:
-    """Where to look: the file, the class and its method."""
+    """Where to look: the class's file and line, and the method."""
     kind = type(part)
-    return f"{shown(inspect.getfile(kind))}: {kind.__name__}.{method}"
+    return f"{line_of(kind)}: {kind.__name__}.{method}"
 
 
 def _instead(value: object, gradient: bool) -> str | None:

@@ -89,17 +89,27 @@ FAULTS = {
     "loss that is not finite": (
         loss("(outputs.adversarial_logits * 0).sum().log()"),
         "loss and gradients are finite",
-        r"mine\.py:6: the loss is -inf",
+        r"mine\.py:6: the loss is -inf; keep",
+    ),
+    "loss that is not finite once predictions are certain": (
+        loss("-(0.8 - outputs.adversarial_logits.softmax(1).amax(1)).log().mean()"),
+        "loss and gradients are finite",
+        r"mine\.py:6: the loss is nan where predictions are certain; keep logarithms",
+    ),
+    "gradient that is not finite where all classes tie": (
+        loss(f"{HONEST_LOSS} + outputs.adversarial_logits.var(dim=1).sqrt().mean()"),
+        "loss and gradients are finite",
+        r"mine\.py:6: the gradient of net\S* is not finite where all classes have the same logit",
     ),
     "loss of one number an image": (
         loss(HONEST_LOSS.replace("labels)", 'labels, reduction="none")')),
         "loss and gradients are finite",
-        r"^\S*defenses/mine\.py: Mine\.loss must return one number .* shape \(24,\)",
+        r"^\S*defenses/mine\.py:6: Mine\.loss must return one number .* shape \(24,\)",
     ),
     "attack that climbs one number an image": (
         attack(ASCENDED + 'return F.cross_entropy(logits, labels, reduction="none")'),
         "attack follows its gradient",
-        r"^\S*defenses/mine\.py: Own\.ascended must return one number .* shape \(24,\)",
+        r"^\S*defenses/mine\.py:12: Own\.ascended must return one number .* shape \(24,\)",
     ),
     "loss that raises": (
         loss("F.cross_entropy(outputs.adversarial_logits, outputs.labels[:3])"),
@@ -115,17 +125,17 @@ FAULTS = {
     "loss with a random number": (
         loss(f"{HONEST_LOSS} * torch.rand(())"),
         "two steps with one seed are bit-equal",
-        "different weights",
+        r"mine\.py:6: two steps from one seed gave other weights",
     ),
     "attack out of the ball": (
         attack(PERTURB + "return (images + 0.1).clamp(0, 1)"),
         "attack stays in the eps ball and in [0, 1]",
-        r"moved a pixel by 0\.1",
+        r"mine\.py:12: the attack moved a pixel by 0\.1",
     ),
     "attack out of the box": (
         attack(PERTURB + "return images - 0.01"),
         "attack stays in the eps ball and in [0, 1]",
-        r"pixels in \[-0\.01",
+        r"mine\.py:12: the attack gave pixels in \[-0\.01",
     ),
     "attack that leaves gradients": (
         attack(
@@ -133,37 +143,37 @@ FAULTS = {
             + "F.cross_entropy(model(images), labels).backward()\n        return images.clone()"
         ),
         "attack leaves no gradient on parameters",
-        "left a gradient on net",
+        r"mine\.py:12: the attack left a gradient on net",
     ),
     "attack in train mode": (
         attack(PERTURB + "model.train()(images)\n        return images + 0 * noise"),
         "attack moves BatchNorm as declared",
-        "moved BatchNorm statistics 1 times, declares 0",
+        r"mine\.py:12: the attack moved BatchNorm statistics 1 times, declares 0",
     ),
     "attack that ignores its start": (
         attack(PERTURB + "return images.clone()"),
         "attack follows from its random start",
-        "ignores its random start",
+        r"mine\.py:12: the attack ignores its random start",
     ),
     "attack with random numbers of its own": (
         attack(PERTURB + "return (images + 0.01 * torch.rand_like(images)).clamp(0, 1)"),
         "attack follows from its random start",
-        "random numbers of its own",
+        r"mine\.py:12: the attack draws random numbers of its own",
     ),
     "attack whose loss is NaN": (
         attack(ASCENDED + "return F.cross_entropy(logits, labels) * float('nan')"),
         "attack follows its gradient",
-        "zero or NaN",
+        r"mine\.py:12: the attack stays at its random start: .* zero or NaN",
     ),
     "attack that descends": (
         attack(ASCENDED + "return -F.cross_entropy(logits, labels)"),
         "attack follows its gradient",
-        r"mine\.py:12: says maximize='ce', but the cross-entropy goes from 5.* to 5.*sign",
+        r"mine\.py:12: the attack says maximize='ce', but the cross-entropy goes .* to 5.*sign",
     ),
     "attack whose loss is constant": (
         attack(ASCENDED + "return 0 * F.cross_entropy(logits, labels)"),
         "attack follows its gradient",
-        "zero or NaN",
+        r"mine\.py:12: the attack stays at its random start: .* zero or NaN",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""A method that returns anything but one number is named with its file, and waits for no device."""
+"""A method that returns anything but one number is named with its line, and waits for no device."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from frbench.discovery import line_of
 from frbench.engine import FrequencyRegularization, InnerAttack, Objective, Recipe
 from frbench.engine.device import Device, find_device
 from frbench.engine.graphed import GraphedStep
@@ -65,7 +66,7 @@ def test_a_loss_that_is_no_number_with_a_gradient(mistake, model, one_step, monk
     change, seen = {**MISTAKES, **DETACHED}[mistake]
     monkeypatch.setitem(globals(), "LOSS", change)
     said = refused(own(), model, one_step)
-    assert "test_returned.py: Own.loss must return one number with a gradient, not " in said
+    assert f"{line_of(Own)}: Own.loss must return one number with a gradient, not " in said
     assert seen in said
     # A penalty brings a gradient of its own, which must not hide that the loss has none.
     assert refused(own(mechanisms=(FrequencyRegularization(),)), model, one_step) == said
@@ -76,7 +77,7 @@ def test_an_attack_that_ascends_no_number_with_a_gradient(mistake, model, one_st
     change, seen = {**MISTAKES, **DETACHED}[mistake]
     monkeypatch.setitem(globals(), "ASCENDED", change)
     said = refused(own(), model, one_step)
-    assert "test_returned.py: OwnAttack.ascended must return one number with a gradient" in said
+    assert f"{line_of(OwnAttack)}: OwnAttack.ascended must return one number" in said
     assert seen in said
     assert model.training and all(p.requires_grad for p in model.parameters())
 
@@ -86,7 +87,7 @@ def test_a_penalty_that_is_no_number(mistake, model, one_step, monkeypatch):
     change, seen = MISTAKES[mistake]
     monkeypatch.setitem(globals(), "PENALTY", change)
     said = refused(own(mechanisms=(OwnPenalty(),)), model, one_step)
-    assert "test_returned.py: OwnPenalty.penalty must return one number as a tensor" in said
+    assert f"{line_of(OwnPenalty)}: OwnPenalty.penalty must return one number as a tensor" in said
     assert seen in said
 
 
@@ -119,7 +120,7 @@ def test_a_loss_that_changes_the_batch_in_place(changed, model, one_step, monkey
     """Before its forward pass nothing else would tell: it would train outside the ball."""
     monkeypatch.setitem(globals(), "CHANGED", changed)
     said = refused(own(objective=Meddling()), model, one_step)
-    assert f"test_returned.py: Meddling.loss changes `{changed}` in place; work on a copy" in said
+    assert f"{line_of(Meddling)}: Meddling.loss changes `{changed}` in place; work" in said
 
 
 def test_a_penalty_that_changes_the_batch_in_place(model, one_step):
@@ -147,7 +148,7 @@ def test_an_attack_that_returns_no_perturbed_images(mistake, model, one_step, mo
     change, said = PERTURBATIONS[mistake]
     monkeypatch.setitem(globals(), "PERTURBED", change)
     heard = refused(own(attack=Perturbing()), model, one_step)
-    assert "test_returned.py: Perturbing.perturb " in heard and said in heard
+    assert f"{line_of(Perturbing)}: Perturbing.perturb " in heard and said in heard
 
 
 def test_a_value_is_worked_out_without_gradients():
