@@ -261,8 +261,14 @@ def _rebuild(part: BaseModel, changes: Mapping[str, Any], prefix: str) -> Any:
         first = error.errors()[0]
         key = ".".join(str(x) for x in (prefix, *first["loc"][:1]) if x != "")
         reason = first["msg"].removeprefix("Value error, ")
-        lead = f"{key}={first['input']}: " if first["loc"] else ""
+        lead = f"{key}={first['input']}{_meaning(part, first['loc'][0])}: " if first["loc"] else ""
         raise InputError(f"impossible setting {lead}{reason[0].lower()}{reason[1:]}") from None
+
+
+def _meaning(part: BaseModel, field: int | str) -> str:
+    """What a field is, in parentheses: its unit tells why a value of another one is impossible."""
+    described = type(part).model_fields.get(str(field))
+    return f" ({described.description})" if described and described.description else ""
 
 
 def _values(recipe: Recipe, frame: Frame) -> dict[str, Any]:

@@ -48,6 +48,7 @@ TYPED = [
     ("new 9lives", "'9lives' cannot be a recipe's name"),
     # values
     (f"{SMOKE} attack.eps=-1/255", "impossible setting attack.eps=-0.0039"),
+    (f"{SMOKE} attack.eps=8", "attack.eps=8 (radius, pixels in [0, 1]): input should be less"),
     (f"{SMOKE} attack.eps=8/0", "impossible setting attack.eps=8/0"),
     (f"{SMOKE} epochs=0", "impossible setting epochs=0"),
     (f"{SMOKE} epochs=many", "impossible setting epochs=many"),
