@@ -69,6 +69,7 @@ def _ours(path: Path) -> TrainedModel:
         classes=meta.classes,
         digest=meta.digest,
         certainty="verified",
+        extra_data="none" if training.defense else "unknown",
         note="saved by frbench",
         training=training,
     )

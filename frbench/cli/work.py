@@ -111,6 +111,13 @@ def evaluate(
     normalization: Annotated[
         str | None, typer.Option(help="Of file: weights: none or cifar10.")
     ] = None,
+    extra_data: Annotated[
+        Literal["none", "synthetic", "extra"] | None,
+        typer.Option(
+            help="What file: and timm: models saw besides the dataset; the leaderboard sets "
+            "RobustBench's entries of the same kind beside them."
+        ),
+    ] = None,
     device: DeviceName = "auto",
     seed: Seed = 0,
     batch: Annotated[
@@ -133,7 +140,9 @@ def evaluate(
 
         frbench evaluate natural --attacks clean,fgsm,pgd20 --n 256
 
-        frbench evaluate file:model.pt --arch resnet18 --attacks aa --stages apgd-ce,apgd-t
+        frbench evaluate file:model.pt --arch resnet18 --extra-data none
+
+        frbench evaluate at_fr --attacks aa --stages apgd-ce,apgd-t
 
         frbench evaluate at_fr_swa --attacks aa --jobs 4
     """
@@ -152,7 +161,11 @@ def evaluate(
     for folder in (runs_dir, results_dir):
         _refuse_a_file(folder)
     load = partial(
-        resolve_target, runs_dir=runs_dir, architecture=arch, normalization=normalization
+        resolve_target,
+        runs_dir=runs_dir,
+        architecture=arch,
+        normalization=normalization,
+        extra_data=extra_data,
     )
     # All of them before the first attack, which may take hours.
     found = {text: load(text, device=where.device) for text in dict.fromkeys(targets)}

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from frbench import storage
 from frbench.attacks.spec import AttackSpec
 from frbench.errors import InputError, first_line
+from frbench.models.outside import ExtraData
 from frbench.notices import to_stderr
 
 SCHEMA = 1
@@ -47,7 +48,7 @@ class ModelRecord(BaseModel):
         default=None, description="of a run: digest of all that was trained, seed left out"
     )
     comparable: bool = Field(default=True, description="may stand beside published numbers")
-    extra_data: Literal["none", "synthetic", "extra", "unknown"] = "none"
+    extra_data: ExtraData = "none"
     note: str = Field(default="", description="what the preset shortens, what the adapter saw")
     cost: dict[str, float] = Field(default_factory=dict, description="training cost of a run")
 
@@ -61,10 +62,11 @@ class ModelRecord(BaseModel):
         """Whether a cell of both, which have the same weights, shall tell this one.
 
         A run knows more than a file, and now more than when it was unfinished. Where its last
-        weights are its best ones, they are the best.
+        weights are its best ones, they are the best. What was once said of the training data holds.
         """
         if self.target == other.target:
-            return self != other
+            forgets = self.extra_data == "unknown" != other.extra_data
+            return self != other and not forgets
         return (self.source == "run", self.weights == "best") > (
             other.source == "run",
             other.weights == "best",

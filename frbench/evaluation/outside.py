@@ -19,7 +19,14 @@ from frbench.evaluation import numerics
 from frbench.evaluation.cells import ModelRecord
 from frbench.evaluation.target import Target
 from frbench.evaluation.views import changes, row_name
-from frbench.models.outside import Adapter, OutsideModel, confirm, renormalized
+from frbench.models.outside import (
+    Adapter,
+    ExtraData,
+    OutsideModel,
+    confirm,
+    refuse_options,
+    renormalized,
+)
 from frbench.models.sizes import taking
 from frbench.names import lookup
 
@@ -84,6 +91,7 @@ def load_outside(
     architecture: str | None = None,
     *,
     normalization: str | None = None,
+    extra_data: ExtraData | None = None,
     device: str | torch.device = "cpu",
 ) -> Target:
     """The model that a target such as `natural` or `file:model.pt` names, ready to be attacked.
@@ -92,6 +100,7 @@ def load_outside(
         text: `SCHEME` or `SCHEME:REFERENCE`.
         architecture: as given by the user, for adapters that can use it.
         normalization: name of a preset, as given by the user, for adapters that can use it.
+        extra_data: what the user says it was trained on besides its dataset, if nobody else does.
 
     Returns:
         The target; its record's note says what was detected and how accurate it is.
@@ -104,10 +113,20 @@ def load_outside(
     scheme, _, reference = text.partition(":")
     adapter = lookup("kind of target", scheme, adapters())
     model = adapter.load(reference, architecture=architecture, normalization=normalization)
+    model = _declared(model, extra_data)
     model.module.to(device).eval()  # before it sees images: its digest is of what it is now
     model = _trusted(model, torch.device(device))
     model.module.to(device).eval().requires_grad_(False)
     return Target(model.module, _record(model))
+
+
+def _declared(model: OutsideModel, extra_data: ExtraData | None) -> OutsideModel:
+    """The model with the user's word on its training data, where its adapter has none."""
+    if extra_data is None:
+        return model
+    if model.extra_data != "unknown":
+        refuse_options(model.target, **{"extra data": extra_data})
+    return dataclasses.replace(model, extra_data=extra_data)
 
 
 def _trusted(model: OutsideModel, device: torch.device) -> OutsideModel:
@@ -175,6 +194,5 @@ def _told(training: Training, note: str) -> dict[str, object]:
         "epoch": None if training.epoch is None else training.epoch + 1,
         "engine": training.engine,
         "comparable": bool(preset and preset.comparable) and not changed,
-        "extra_data": "none",
         "note": "; ".join(filter(None, [note, preset.told(changed) if preset else "", *changed])),
     }

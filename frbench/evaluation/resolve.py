@@ -26,7 +26,7 @@ from frbench.evaluation.outside import adapters, is_outside, load_outside, refus
 from frbench.evaluation.target import Target
 from frbench.evaluation.views import changes, headline_view, row_name
 from frbench.models import load_weights
-from frbench.models.outside import refuse_options
+from frbench.models.outside import ExtraData, refuse_options
 from frbench.names import lookup, unknown
 
 RUNS = Path("runs")
@@ -39,6 +39,7 @@ def resolve_target(
     runs_dir: Path = RUNS,
     architecture: str | None = None,
     normalization: str | None = None,
+    extra_data: ExtraData | None = None,
 ) -> Target:
     """The model that `text` names, in eval mode on `device`.
 
@@ -47,6 +48,7 @@ def resolve_target(
         runs_dir: where runs are looked up by their name or their defense's.
         architecture: of weights from outside that do not tell.
         normalization: of weights from outside: `none` or `cifar10`.
+        extra_data: of weights from outside that do not tell.
 
     Raises:
         InputError: no such run, weights or adapter (with the nearest known), several runs of a
@@ -54,14 +56,20 @@ def resolve_target(
     """
     if not text.strip():
         raise InputError("an empty TARGET: name a run, natural or file:PATH")
-    options = {"architecture": architecture, "normalization": normalization}
+    options = {
+        "architecture": architecture,
+        "normalization": normalization,
+        "extra data": extra_data,
+    }
     for name, view in _readings(text):
         for run in (RunFolder(Path(name)), RunFolder(runs_dir / name)):
             if run.begun():
                 refuse_options(f"run {run.name}", **options)
                 return run_target(run, view, device=device)
     if is_outside(text):
-        return load_outside(text, architecture, normalization=normalization, device=device)
+        return load_outside(
+            text, architecture, normalization=normalization, extra_data=extra_data, device=device
+        )
     for name, _ in _readings(text):
         if Path(name).exists():
             raise InputError(

@@ -275,8 +275,9 @@ def unmatched_grid(board: Leaderboard) -> Grid | None:
     reasons: dict[str, list[str]] = {}
     for table in board.tables:
         for row in table.rows:
-            if row.neighbours.reason:
-                labels = reasons.setdefault(row.neighbours.reason, [])
+            reason = _alone(row.neighbours)
+            if reason:
+                labels = reasons.setdefault(reason, [])
                 labels += [] if row.label in labels else [row.label]
     if not reasons:
         return None
@@ -287,6 +288,13 @@ def unmatched_grid(board: Leaderboard) -> Grid | None:
     )
     title = f"RobustBench ({board.robustbench.state}): rows without a neighbour"
     return Grid(title, (), (), notes)
+
+
+def _alone(neighbours: Neighbours) -> str:
+    """Why a row has no entry beside it; empty if it has."""
+    if not neighbours.reason and published_beside(neighbours) and not _beside(neighbours):
+        return "its entries are compared under AutoAttack, which was not run on it: --attacks aa"
+    return neighbours.reason
 
 
 def published_beside(neighbours: Neighbours) -> list[Neighbour]:

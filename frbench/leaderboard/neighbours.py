@@ -67,7 +67,10 @@ def _refusal(model: ModelRecord) -> str:
     if not model.comparable:
         return f"not comparable with published numbers: {model.note or 'shortened protocol'}"
     if model.extra_data == "unknown":
-        return "it is unknown whether this model saw extra data, so no entry is its neighbour"
+        return (
+            "it is unknown whether this model saw extra data, so no entry is its neighbour; "
+            "'frbench evaluate' takes it from you with --extra-data"
+        )
     return ""
 
 

@@ -212,8 +212,15 @@ def _singles(
         }
         records = sorted((c for group in own.values() for c in group), key=lambda c: c.updated)
         names = dict.fromkeys(full_name(c.model) for c in reversed(records))
-        found.append(Single(records[-1].model, tuple(names)[1:], picked))
+        found.append(Single(_record([c.model for c in records]), tuple(names)[1:], picked))
     return found
+
+
+def _record(records: Sequence[ModelRecord]) -> ModelRecord:
+    """The newest record of a model; what was said of its training data once holds for all cells."""
+    newest = records[-1]
+    told = [r.extra_data for r in records if r.extra_data != "unknown"]
+    return newest.model_copy(update={"extra_data": told[-1]}) if told else newest
 
 
 def _range(cell: Cell) -> tuple[int, int]:

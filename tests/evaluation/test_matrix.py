@@ -616,6 +616,17 @@ def test_a_cell_keeps_its_date_where_only_the_record_of_its_model_gets_better(
     assert kept.updated == first.updated and kept.verdicts == first.verdicts
 
 
+def test_a_cell_does_not_forget_what_was_said_of_the_training_data(
+    target: Target, digits: Dataset, store: CellStore
+) -> None:
+    silent = target.record.model_copy(update={"extra_data": "unknown"})
+    for said, kept in [("unknown",) * 2, ("none",) * 2, ("unknown", "none"), ("extra",) * 2]:
+        record = silent.model_copy(update={"extra_data": said})
+        one(Target(target.model, record), pgd(1), digits, store)
+        (cell,) = store.all()
+        assert cell.model.extra_data == kept
+
+
 def test_a_fast_search_is_timed_in_the_arithmetic_of_its_costliest_attack(
     make_target: Callable[..., Target],
     digits: Dataset,

@@ -72,6 +72,15 @@ def test_a_target_carries_all_that_a_cell_must_know(tmp_path, noise):
     assert not any(p.requires_grad for p in target.model.parameters())
 
 
+def test_training_data_that_nobody_knows_is_taken_from_the_user(tmp_path, noise):
+    text = saved(tmp_path / "w.pt")
+    silent, said = load_outside(text).record, load_outside(text, extra_data="synthetic").record
+    assert (silent.extra_data, said.extra_data) == ("unknown", "synthetic")
+    assert said.digest == silent.digest  # the same cells, finished ones too
+    with pytest.raises(InputError, match="'natural' brings its own extra data: leave out 'extra'"):
+        load_outside("natural", extra_data="extra")
+
+
 def test_nan_weights_are_one_clear_line(tmp_path, noise):
     def poison(net):
         nn.init.constant_(net.linear.bias, float("nan"))

@@ -130,14 +130,15 @@ def test_an_empty_target_is_told_as_such(text: str, tmp_path: Path) -> None:
         resolve_target(text, runs_dir=tmp_path)
 
 
-@pytest.mark.parametrize("option", ["architecture", "normalization"])
+@pytest.mark.parametrize("option", ["architecture", "normalization", "extra_data"])
 def test_options_of_weights_from_outside_are_refused_for_runs(
     option: str, make_run: MakeRun, tmp_path: Path
 ) -> None:
     """Otherwise they would be ignored without a word."""
     run = make_run(resolve("pgd_at", preset="smoke"))
     for text in (run.name, "pgd_at"):
-        with pytest.raises(InputError, match=f"'run {run.name}' brings its own {option}: leave"):
+        own = option.replace("_", " ")
+        with pytest.raises(InputError, match=f"'run {run.name}' brings its own {own}: leave"):
             resolve_target(text, runs_dir=tmp_path / "runs", **{option: "none"})
 
 

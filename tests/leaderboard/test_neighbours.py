@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from frbench import published
-from frbench.evaluation.cells import ModelRecord
+from frbench.evaluation.cells import Cell, ModelRecord
+from frbench.leaderboard.grids import unmatched_grid
 from frbench.leaderboard.neighbours import architecture_name, find_neighbours
 from frbench.leaderboard.rows import Neighbours, Score
+from frbench.leaderboard.table import build
 
 EPS = 8 / 255
 SNAPSHOT = published.robustbench()
@@ -95,7 +98,7 @@ def test_the_data_class_decides_the_neighbours() -> None:
     assert ids(near(extra_data="synthetic")) == {"Sehwag2021Proxy"}
     assert ids(near(extra_data="extra")) == {"Rade2021Helper_extra"}
     unknown = near(extra_data="unknown")
-    assert not unknown.entries and "unknown" in unknown.reason
+    assert not unknown.entries and "--extra-data" in unknown.reason
 
 
 def test_the_difference_carries_our_interval() -> None:
@@ -113,6 +116,18 @@ def test_no_near_architecture_takes_the_place_of_a_missing_one() -> None:
 def test_a_shortened_run_is_not_set_beside_published_numbers() -> None:
     found = near(comparable=False, note="8 epochs")
     assert not found.entries and "8 epochs" in found.reason
+
+
+def test_a_row_without_autoattack_is_told_what_it_lacks(
+    make_cell: Callable[..., Cell], model_record: Callable[..., ModelRecord]
+) -> None:
+    cells = [make_cell(model_record("mart"), attack, "1100" * 25) for attack in ("pgd20", "aa")]
+    grid = unmatched_grid(build(cells[:1]))
+    assert grid is not None and grid.notes == (
+        "mart (best): its entries are compared under AutoAttack, which was not run on it: "
+        "--attacks aa",
+    )
+    assert unmatched_grid(build(cells)) is None
 
 
 def test_a_robustbench_model_meets_its_own_claim() -> None:

@@ -414,6 +414,23 @@ def test_of_two_cells_the_finished_one_counts(
     assert row.scores["pgd20"].cells[0].key == finished.key
 
 
+def test_what_was_said_of_the_training_data_once_holds_for_all_cells(
+    make_cell: CellMaker, model_record: RecordMaker
+) -> None:
+    said = [
+        (model_record("own", source="outside", extra_data=extra_data), attack)
+        for extra_data, attack in {"synthetic": "fgsm", "none": "cw", "unknown": "pgd20"}.items()
+    ]
+    cells = [
+        make_cell(record, attack, vector(50), updated=f"2026-01-0{day}")
+        for day, (record, attack) in enumerate(said, 1)
+    ]
+    (row,) = single_table(build(cells)).rows
+    assert row.model.extra_data == "none"
+    (row,) = single_table(build(cells[2:])).rows
+    assert row.model.extra_data == "unknown"
+
+
 def test_different_library_versions_are_told(
     make_cell: CellMaker, model_record: RecordMaker
 ) -> None:
