@@ -14,6 +14,7 @@ from frbench.errors import InputError
 from frbench.evaluation.cells import BROKEN, ROBUST, Cell, ModelRecord
 from frbench.leaderboard import statistics
 from frbench.leaderboard.columns import columns_of
+from frbench.leaderboard.labels import labels_of
 from frbench.leaderboard.rows import Column, Difference, Part
 from frbench.leaderboard.scores import paired_difference, percent
 from frbench.leaderboard.selection import (
@@ -181,6 +182,7 @@ def compare_rows(a: Sequence[Cell], b: Sequence[Cell]) -> RowComparison:
         a: the cells of one row: of one model, or of one a seed.
         b: the cells of the other.
     """
+    label_a, label_b = _labels(a, b)
     compared: list[AttackComparison] = []
     skipped: list[str] = []
     columns = columns_of({spec_id(c.attack): c.attack for c in [*a, *b]})
@@ -191,8 +193,7 @@ def compare_rows(a: Sequence[Cell], b: Sequence[Cell]) -> RowComparison:
                 continue
             what = f"{column.label} ({task.dataset}, {task.precision})"
             if not own_a or not own_b:
-                who = full_name((b if own_a else a)[0].model)
-                skipped.append(f"{what}: {who} has no such cell")
+                skipped.append(f"{what}: {label_b if own_a else label_a} has no such cell")
                 continue
             seeds = product(_by_seed(own_a), _by_seed(own_b))
             found = [pair for one, other in seeds if (pair := _matched(one, other))]
@@ -205,8 +206,8 @@ def compare_rows(a: Sequence[Cell], b: Sequence[Cell]) -> RowComparison:
     if not compared:
         raise InputError(f"nothing to compare: {'; '.join(skipped)}")
     return RowComparison(
-        label_a=_label(a),
-        label_b=_label(b),
+        label_a=label_a,
+        label_b=label_b,
         a=a[0].model,
         b=b[0].model,
         attacks=tuple(compared),
@@ -214,10 +215,15 @@ def compare_rows(a: Sequence[Cell], b: Sequence[Cell]) -> RowComparison:
     )
 
 
-def _label(cells: Sequence[Cell]) -> str:
-    seeds = sorted({cell.model.seed or 0 for cell in cells})
-    over = f" over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
-    return full_name(cells[0].model) + over
+def _labels(*rows: Sequence[Cell]) -> list[str]:
+    """What the rows are called, and over which seeds."""
+    models = [[own[0].model for own in _by_seed(cells)] for cells in rows]
+    names = zip(labels_of(models), models, strict=True)
+    return [name + (_over_seeds(group) if len(group) > 1 else "") for name, group in names]
+
+
+def _over_seeds(models: Sequence[ModelRecord]) -> str:
+    return f" over seeds {', '.join(map(str, sorted(m.seed or 0 for m in models)))}"
 
 
 def _by_seed(cells: Sequence[Cell]) -> list[list[Cell]]:

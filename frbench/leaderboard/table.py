@@ -17,6 +17,7 @@ from frbench.audit import Audit, read_audits
 from frbench.evaluation.cells import BROKEN, UNSEEN, Cell, ModelRecord
 from frbench.leaderboard import statistics
 from frbench.leaderboard.columns import columns_of
+from frbench.leaderboard.labels import labels_of
 from frbench.leaderboard.marks import audited
 from frbench.leaderboard.neighbours import find_neighbours
 from frbench.leaderboard.notes import notes_of, warnings_of
@@ -138,7 +139,7 @@ def _table(
     groups = [[s] for s in singles] if each_seed else _seed_groups(singles)
     ranked_by = _ranking_column(groups, columns)
     ranks = _ranks(groups, ranked_by)
-    labels = _labels(groups)
+    labels = labels_of([[single.record for single in group] for group in groups])
     around = _Around(frame, columns, snapshot)
     rows = [
         _row(label, group, around).model_copy(
@@ -240,44 +241,6 @@ def _seed_groups(singles: Sequence[Single]) -> list[list[Single]]:
         else:
             split.append(sorted(group, key=lambda s: s.record.seed or 0))
     return split
-
-
-def _labels(groups: Sequence[Sequence[Single]]) -> list[str]:
-    """A different name for every row, with no more in it than it takes to tell them apart."""
-    firsts = [group[0].record for group in groups]
-    labels = [full_name(record) for record in firsts]
-    labels = _told_apart(labels, [record.preset for record in firsts])
-    labels = _told_apart(labels, [record.protocol for record in firsts])
-    labels = _told_apart(labels, [_changes(record) for record in firsts])
-    labels = _told_apart(labels, [f"engine {r.engine}" if r.engine else None for r in firsts])
-    labels = _told_apart(labels, [record.training_precision for record in firsts])
-    labels = _told_apart(labels, [f"settings {r.settings}" if r.settings else None for r in firsts])
-    seeds = [
-        f"seed {g[0].record.seed}" if len(g) == 1 and g[0].record.seed is not None else None
-        for g in groups
-    ]
-    labels = _told_apart(labels, seeds)
-    seen = Counter(labels)
-    return [
-        f"{label} {group[0].record.digest[:6]}" if seen[label] > 1 else label
-        for label, group in zip(labels, groups, strict=True)
-    ]
-
-
-def _told_apart(labels: Sequence[str], values: Sequence[str | None]) -> list[str]:
-    """The labels, with their values behind those that are equal but have several values."""
-    known: dict[str, set[str | None]] = defaultdict(set)
-    for label, value in zip(labels, values, strict=True):
-        known[label].add(value)
-    return [
-        f"{label} {value}" if len(known[label]) > 1 and value is not None else label
-        for label, value in zip(labels, values, strict=True)
-    ]
-
-
-def _changes(record: ModelRecord) -> str | None:
-    """The settings that a run's note names as changed, such as `epochs=1, lr=0.9`."""
-    return ", ".join(part for part in record.note.split("; ") if "=" in part) or None
 
 
 def _ranking_column(groups: Sequence[Sequence[Single]], columns: Sequence[Column]) -> str | None:

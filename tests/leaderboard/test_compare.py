@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -235,3 +236,29 @@ def test_rows_with_nothing_in_common_are_refused(
     a, b = model_record("at_fr"), model_record("pgd_at")
     with pytest.raises(InputError, match="nothing to compare: FGSM"):
         compare_rows([make_cell(a, "fgsm", "10")], [make_cell(b, "cw", "10")])
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels"),
+    [
+        (({"seed": 0}, {"seed": 1}), ("at_fr (best) seed 0", "at_fr (best) seed 1")),
+        (({"preset": "quick"}, {"preset": "paper"}), ("at_fr (best) quick", "at_fr (best) paper")),
+        (({}, {}), ("at_fr (best) aaaaaa", "at_fr (best) bbbbbb")),
+        (({"weights": "best"}, {"weights": "last"}), ("at_fr (best)", "at_fr (last)")),
+    ],
+)
+def test_two_rows_of_one_name_are_told_apart(
+    make_cell: CellMaker,
+    model_record: RecordMaker,
+    changes: tuple[dict[str, Any], ...],
+    labels: tuple[str, str],
+) -> None:
+    records = [
+        model_record("at_fr", digest=letter * 64, **change)
+        for letter, change in zip("ab", changes, strict=True)
+    ]
+    a, b = ([make_cell(record, "pgd20", "1100")] for record in records)
+    b.append(make_cell(records[1], "fgsm", "1110"))
+    found = compare_rows(a, b)
+    assert (found.label_a, found.label_b) == labels
+    assert found.skipped == (f"FGSM (cifar10, fp32): {labels[0]} has no such cell",)
