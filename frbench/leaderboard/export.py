@@ -84,7 +84,7 @@ def export_robustbench(
     snapshot = published.robustbench()
     _check_source(own[0].model, row)
     _check_task(own, snapshot)
-    clean, aa = _measured(own, row)
+    clean, aa = _measured(own, row, root)
     info = _model_info(clean, aa, paper or Paper(), snapshot)
     identity = "".join(
         c if c.isalnum() or c in "-_" else "_" for c in model_id or full_name(aa.model)
@@ -101,15 +101,15 @@ def export_robustbench(
     return [output / name for name in files]
 
 
-def _measured(cells: list[Cell], row: str) -> tuple[Cell, Cell]:
+def _measured(cells: list[Cell], row: str, root: Path) -> tuple[Cell, Cell]:
     """The clean pass and AutoAttack on the whole test set."""
-    aa = _autoattack(cells, row)
+    aa = _autoattack(cells, row, root)
     same = [c for c in cells if c.attack.eps == 0 and task_of(c) == task_of(aa)]
     clean = _full(same)
     if clean is None:
         raise InputError(
             f"'{row}' has no clean accuracy on all {IMAGES:,} test images; "
-            f"run `frbench evaluate {aa.model.explicit_target} --attacks clean`"
+            + _command(aa.model, "clean", root)
         )
     return clean, aa
 
@@ -142,7 +142,7 @@ def _no_task(dataset: str, spec: AttackSpec) -> InputError:
     )
 
 
-def _autoattack(cells: list[Cell], row: str) -> Cell:
+def _autoattack(cells: list[Cell], row: str, root: Path) -> Cell:
     """The one complete AutoAttack of a task: the usual threat model's, or whose there is."""
     tasks: dict[tuple[str, Task], list[Cell]] = defaultdict(list)
     for cell in cells:
@@ -150,7 +150,7 @@ def _autoattack(cells: list[Cell], row: str) -> Cell:
             tasks[spec_id(cell.attack), task_of(cell)].append(cell)
     complete = [whole for own in tasks.values() if (whole := _full(own)) is not None]
     if not complete:
-        raise InputError(_refusal(cells, row))
+        raise InputError(_refusal(cells, row, root))
     found = [c for c in complete if c.attack.threat_model == USUAL] or complete
     if len(found) > 1:
         listed = "; ".join(
@@ -171,10 +171,10 @@ def _full(cells: list[Cell]) -> Cell | None:
     return found.cell if found is not None and found.cell.complete else None
 
 
-def _refusal(cells: list[Cell], row: str) -> str:
+def _refusal(cells: list[Cell], row: str, root: Path) -> str:
     """How far AutoAttack has come, and the command that finishes it."""
     own = [c for c in cells if c.attack.is_autoattack]
-    command = f"run `frbench evaluate {cells[0].model.explicit_target} --attacks clean,aa`"
+    command = _command(cells[0].model, "clean,aa", root)
     wanted = f"RobustBench needs all four stages of AutoAttack on all {IMAGES:,} test images"
     if not own:
         return f"'{row}' has no AutoAttack: {wanted}; {command}"
@@ -183,6 +183,12 @@ def _refusal(cells: list[Cell], row: str) -> str:
         return f"'{row}' was measured with {best.precision}: RobustBench needs fp32; {command}"
     done = ", ".join(best.stages_done()) or "no stage"
     return f"'{row}' has {done} complete on {best.data.n:,} images: {wanted}; {command}"
+
+
+def _command(model: ModelRecord, attacks: str, root: Path) -> str:
+    """What to run, so that the cells which are missing come to the others."""
+    target = model.explicit_target
+    return f"run `frbench evaluate {target} --attacks {attacks} --results-dir {root}`"
 
 
 def _model_info(clean: Cell, aa: Cell, paper: Paper, snapshot: Snapshot) -> ModelInfo:

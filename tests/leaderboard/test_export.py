@@ -95,7 +95,8 @@ def test_an_unfinished_autoattack_is_refused_with_the_command_that_ends_it(
     root = stored(tmp_path / "r", *cells)
     with pytest.raises(InputError, match=message) as caught:
         export_robustbench(root, "at_fr", tmp_path / "out")
-    assert "run `frbench evaluate runs/at_fr@best --attacks clean,aa`" in str(caught.value)
+    command = f"run `frbench evaluate runs/at_fr@best --attacks clean,aa --results-dir {root}`"
+    assert command in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
