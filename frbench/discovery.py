@@ -64,11 +64,12 @@ def discover(package: str) -> tuple[dict[str, ModuleType], tuple[BrokenModule, .
         try:
             modules[path.stem] = importlib.import_module(f"{package}.{path.stem}")
         except (Exception, SystemExit) as error:  # a user's file must not stop the others
-            broken.append(_explain(path, error))
+            broken.append(explain(path, error))
     return modules, tuple(broken)
 
 
-def _explain(path: Path, error: BaseException) -> BrokenModule:
+def explain(path: Path, error: BaseException) -> BrokenModule:
+    """Which line of the module at `path` an error came from."""
     if isinstance(error, SyntaxError):
         return BrokenModule(path, error.lineno or 1, f"syntax error: {error.msg}")
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]

@@ -1,10 +1,14 @@
-"""The code of a recipe's own classes, in one number: settings alone do not say what was trained."""
+"""The code of people's own classes, in one number.
+
+Settings alone do not say what was trained, nor weights alone what they compute.
+"""
 
 from __future__ import annotations
 
 import ast
 import importlib.util
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from frbench import storage
@@ -27,7 +31,12 @@ def source_digest(recipe: Recipe) -> str:
     parts = (recipe.objective, recipe.attack, *recipe.mechanisms)
     classes = {c for part in parts for c in type(part).__mro__}
     modules = {c.__module__ for c in classes if issubclass(c, (Objective, InnerAttack, Mechanism))}
-    files = _with_imported({n for n in modules if not n.startswith(_OURS)})
+    return modules_digest(n for n in modules if not n.startswith(_OURS))
+
+
+def modules_digest(modules: Iterable[str]) -> str:
+    """Digest of the code of these modules, and of what they import from their own packages."""
+    files = _with_imported(set(modules))
     return storage.canonical_digest({name: _code(path) for name, path in files.items()})
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import inspect
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from frbench import storage
 from frbench.data import Dataset, load_dataset, to_float
-from frbench.discovery import discover
+from frbench.discovery import discover, explain
 from frbench.engine.presets import PRESETS
+from frbench.engine.source import modules_digest
 from frbench.errors import FrbenchError, InputError
 from frbench.evaluation import numerics
 from frbench.evaluation.cells import ModelRecord
@@ -32,6 +38,7 @@ from frbench.names import lookup
 
 # Enough to tell a wrong normalization, which costs tens of points; a CPU takes seconds for these.
 _IMAGES = {"cpu": 128, "cuda": 512}
+_ADAPTERS = "baselines"
 _TRIED = 8
 """Of these, first, to see whether the model takes them at all."""
 
@@ -60,7 +67,7 @@ class TrainedModel(OutsideModel):
 
 def adapters() -> dict[str, Adapter]:
     """The modules of `baselines/` that load models, by the scheme they answer to."""
-    modules, _ = discover("baselines")
+    modules, _ = discover(_ADAPTERS)
     found = [cast(Adapter, m) for m in modules.values() if hasattr(m, "SCHEME")]
     return {adapter.SCHEME: adapter for adapter in found}
 
@@ -76,7 +83,7 @@ def refuse_broken(text: str) -> None:
     Such a file may say its scheme in its text; else its own name is taken for it.
     """
     scheme = text.partition(":")[0]
-    for module in discover("baselines")[1]:
+    for module in discover(_ADAPTERS)[1]:
         said = re.search(r"""^SCHEME\b[^=]*=\s*["'](.+?)["']""", _source(module.path), re.MULTILINE)
         if scheme in (module.path.stem, said and said[1]):
             raise InputError(f"target '{text}' cannot be used: {module}")
@@ -112,12 +119,35 @@ def load_outside(
     refuse_broken(text)
     scheme, _, reference = text.partition(":")
     adapter = lookup("kind of target", scheme, adapters())
-    model = adapter.load(reference, architecture=architecture, normalization=normalization)
+    with _blamed(text, adapter):
+        model = adapter.load(reference, architecture=architecture, normalization=normalization)
     model = _declared(model, extra_data)
     model.module.to(device).eval()  # before it sees images: its digest is of what it is now
-    model = _trusted(model, torch.device(device))
+    model = _with_code(_trusted(model, torch.device(device)))
     model.module.to(device).eval().requires_grad_(False)
     return Target(model.module, _record(model))
+
+
+@contextlib.contextmanager
+def _blamed(text: str, adapter: Adapter) -> Iterator[None]:
+    """Say in which line of an adapter something went wrong that it does not explain itself."""
+    try:
+        yield
+    except (FrbenchError, OSError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        where = explain(Path(inspect.getfile(cast(ModuleType, adapter))), error)
+        raise InputError(f"target '{text}' cannot be used: {where}") from error
+
+
+def _with_code(model: OutsideModel) -> OutsideModel:
+    """The model, told apart also by the code of those of its classes that are in `baselines/`."""
+    own = {type(part).__module__ for part in model.module.modules()}
+    own = {name for name in own if name.startswith(f"{_ADAPTERS}.")}
+    if not own:
+        return model
+    content = {"model": model.digest, "code": modules_digest(own)}
+    return dataclasses.replace(model, digest=storage.canonical_digest(content, length=64))
 
 
 def _declared(model: OutsideModel, extra_data: ExtraData | None) -> OutsideModel:

@@ -184,7 +184,8 @@ def detect_architecture(weights: ForeignWeights) -> str:
     if share == "0%":
         raise InputError(
             f"cannot tell the architecture of {weights.path}: none of ours has such tensors; "
-            "name one of timm's with '--arch timm:NAME'"
+            "name one of timm's with '--arch timm:NAME'; docs/own-models.md says how to bring "
+            "a network of your own"
         )
     raise InputError(
         f"cannot tell the architecture of {weights.path}; nearest is '{nearest}' "
