@@ -133,6 +133,8 @@ def _blamed(text: str, adapter: Adapter) -> Iterator[None]:
     """Say in which line of an adapter something went wrong that it does not explain itself."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise InputError(f"target '{text}': there is no file {error.filename}") from error
     except (FrbenchError, OSError, torch.OutOfMemoryError):
         raise
     except Exception as error:

@@ -101,5 +101,5 @@ def test_what_an_adapter_raises_is_one_line_with_its_place(adapter: Write, weigh
     with pytest.raises(InputError, match=r"mynet\.py:30: RuntimeError: .*size mismatch for head"):
         record(weights)
     adapter()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(InputError, match=r"target 'mynet:\S*': there is no file \S*other\.pt"):
         record(weights.with_name("other.pt"))
