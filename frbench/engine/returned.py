@@ -41,16 +41,12 @@ def perturbed_images(part: BaseModel, value: object, images: Tensor) -> Tensor:
     Raises:
         FrbenchError: it is something else; names the file and what came instead.
     """
-    wanted = f"{_method(part, 'perturb')} must return perturbed images"
-    if not isinstance(value, Tensor):
-        seen = "None: is there a `return`?" if value is None else f"a {type(value).__name__}"
-        raise FrbenchError(f"{wanted}, not {seen}")
-    if value.shape != images.shape:
-        shapes = f"{tuple(images.shape)}, not {tuple(value.shape)}"
-        raise FrbenchError(f"{wanted} of the shape that it was given, {shapes}")
-    if value.requires_grad:
-        raise FrbenchError(f"{wanted} without a gradient: return `.detach()` of them")
-    return value
+    seen = _instead_of_images(value, images)
+    if seen is None:
+        assert isinstance(value, Tensor)
+        return value
+    # The place is looked up in the source, which takes milliseconds: only where it is needed.
+    raise FrbenchError(f"{_method(part, 'perturb')} must return perturbed images{seen}")
 
 
 @contextlib.contextmanager
@@ -76,6 +72,18 @@ def _method(part: BaseModel, method: str) -> str:
     """Where to look: the class's file and line, and the method."""
     kind = type(part)
     return f"{line_of(kind)}: {kind.__name__}.{method}"
+
+
+def _instead_of_images(value: object, images: Tensor) -> str | None:
+    """What `value` is, where it is not `images` perturbed."""
+    if value is None:
+        return ", not None: is there a `return`?"
+    if not isinstance(value, Tensor):
+        return f", not a {type(value).__name__}"
+    if value.shape != images.shape:
+        shapes = f"{tuple(images.shape)}, not {tuple(value.shape)}"
+        return f" of the shape that it was given, {shapes}"
+    return " without a gradient: return `.detach()` of them" if value.requires_grad else None
 
 
 def _instead(value: object, gradient: bool) -> str | None:
