@@ -46,7 +46,8 @@ CLIMBED = {"ce": "cross-entropy", "kl": "divergence from the clean prediction"}
 """What `maximize` says of the attacks whose quantity can be computed without their help."""
 LR = 0.05
 CERTAIN_LOGIT = 50.0
-"""The largest logit of predictions that are as certain as training on easy images makes them."""
+"""The largest logit of predictions as certain as easy images make them: float32 rounds a softmax to
+1, but not yet to 0, where TRADES' own formula has no gradient."""
 CERTAIN, TIED = " where predictions are certain", " where all classes have the same logit"
 ROUNDING = 1e-6
 LAST = 1_000_000
@@ -293,7 +294,7 @@ def _climbs(bench: Bench) -> str | None:
 
 
 def _is_finite(bench: Bench) -> str | None:
-    """At the start of training, and where softmax is exactly 0, 1 or the same for all classes."""
+    """At the start of training, and where predictions are certain or all classes tie."""
     largest = bench.model()(bench.images).abs().max().item()
     factors = {"": 1.0, CERTAIN: CERTAIN_LOGIT / largest, TIED: 0.0}
     for when, factor in factors.items():
