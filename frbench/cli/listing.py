@@ -31,7 +31,8 @@ def list_names(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="WHAT", help="defenses, settings, attacks, models, datasets or presets."
+            metavar="WHAT",
+            help="defenses, settings, attacks, targets, models, datasets or presets.",
         ),
     ],
 ) -> None:
@@ -164,6 +165,20 @@ def _attacks() -> Iterable[RenderableType]:
     return [_table(*headings, rows=dict.fromkeys(rows))]
 
 
+def _targets() -> Iterable[RenderableType]:
+    from frbench.discovery import discover
+    from frbench.evaluation.outside import outside_targets
+
+    for module in discover("baselines")[1]:
+        to_stderr(f"frbench: a file in baselines/ cannot be used: {module}")
+    rows = [
+        ("RUN", "a run folder, its name, or a defense that one finished run has trained"),
+        ("RUN@VIEW", "those of its weights: best, last, swa-best, ..."),
+        *((escape(target), escape(what)) for target, what in outside_targets().items()),
+    ]
+    return [_table("target", "what it is", rows=rows)]
+
+
 def _models() -> Iterable[RenderableType]:
     from frbench.models import architectures
 
@@ -193,6 +208,7 @@ _LISTS: dict[str, Callable[[], Iterable[RenderableType]]] = {
     "defenses": _defenses,
     "settings": _settings,
     "attacks": _attacks,
+    "targets": _targets,
     "models": _models,
     "datasets": _datasets,
     "presets": _presets,

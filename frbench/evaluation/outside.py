@@ -72,6 +72,18 @@ def adapters() -> dict[str, Adapter]:
     return {adapter.SCHEME: adapter for adapter in found}
 
 
+def outside_targets() -> dict[str, str]:
+    """What each adapter takes, such as `file:PATH`, and what that is: the first line of its text,
+    which begins with the former in backquotes."""
+    targets = {}
+    for scheme, adapter in adapters().items():
+        line = (inspect.getdoc(adapter) or "").partition("\n")[0]
+        told = re.match(r"`([^`]+)`:? *(.*)", line)
+        spelling, what = told.groups() if told else (f"{scheme}:...", line)
+        targets[spelling] = what.replace("`", "").rstrip(".")
+    return targets
+
+
 def is_outside(text: str) -> bool:
     """Whether a target's text names an adapter: `natural`, or `SCHEME:` and whatever follows."""
     return text.partition(":")[0] in adapters()

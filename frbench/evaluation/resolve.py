@@ -7,8 +7,6 @@ that one finished run has trained, or a model from outside: `natural`, `file:PAT
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,12 @@ from frbench.engine.registry import parse_defense
 from frbench.engine.run import RunFolder, runs_in
 from frbench.errors import InputError
 from frbench.evaluation.cells import ModelRecord
-from frbench.evaluation.outside import adapters, is_outside, load_outside, refuse_broken
+from frbench.evaluation.outside import (
+    is_outside,
+    load_outside,
+    outside_targets,
+    refuse_broken,
+)
 from frbench.evaluation.target import Target
 from frbench.evaluation.views import changes, headline_view, row_name
 from frbench.models import load_weights
@@ -82,21 +85,13 @@ def resolve_target(
         return run_target(found[0], view or found[1], device=device)
     refuse_broken(text)
     runs = [run.name for run in runs_in(runs_dir)]
-    raise unknown("target", text, [*_outside_spellings(), *runs], order=False)
+    raise unknown("target", text, [*outside_targets(), *runs], order=False)
 
 
 def _readings(text: str) -> list[tuple[str, str | None]]:
     """What a text may mean: all of it a name or a path, or `NAME@VIEW` (a view has no `/`)."""
     name, at, view = text.rpartition("@")
     return [(text, None), *([(name, view or None)] if at and "/" not in view else [])]
-
-
-def _outside_spellings() -> list[str]:
-    """`file:PATH`, `natural`, ...: as each adapter's text begins."""
-    found = adapters()
-    texts = {scheme: inspect.getdoc(adapter) or "" for scheme, adapter in found.items()}
-    leads = {scheme: re.match(r"`([^`]+)`", text) for scheme, text in texts.items()}
-    return [lead[1] if lead else f"{scheme}:..." for scheme, lead in leads.items()]
 
 
 def run_of(text: str, runs_dir: Path) -> tuple[RunFolder, str | None] | None:

@@ -13,9 +13,12 @@ import pytest
 import torch
 from torch import nn
 
+from frbench import discovery
+from frbench.cli.listing import list_names
+from frbench.discovery import BrokenModule
 from frbench.errors import InputError
 from frbench.evaluation import ModelRecord, outside, resolve_target
-from frbench.evaluation.outside import load_outside
+from frbench.evaluation.outside import load_outside, outside_targets
 
 DOCUMENT = Path(__file__).parents[2] / "docs/own-models.md"
 Write = Callable[..., ModuleType]
@@ -66,6 +69,22 @@ def test_the_documents_adapter_is_a_target(adapter: Write, weights: Path) -> Non
     for option in ({"architecture": "resnet18"}, {"normalization": "none"}):
         with pytest.raises(InputError, match="'mynet' brings its own"):
             resolve_target(f"mynet:{weights}", **option)
+
+
+def test_targets_are_told_as_the_adapters_texts_begin(
+    adapter: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = (BrokenModule(Path("baselines/odd.py"), 3, "syntax error"),)
+    bare = ModuleType("bare")
+    monkeypatch.setattr(bare, "SCHEME", "bare", raising=False)
+    found = {"mynet": adapter(), "bare": bare}
+    for module in (outside, discovery):
+        monkeypatch.setattr(module, "discover", lambda package: (found, broken))
+    assert outside_targets() == {"mynet:PATH": "our network for CIFAR-10", "bare:...": ""}
+    list_names("targets")
+    said = capsys.readouterr()
+    assert re.search(r"RUN@VIEW .*swa-best[\s\S]*mynet:PATH +our network for CIFAR-10\s", said.out)
+    assert "baselines/odd.py:3: syntax error" in said.err
 
 
 def test_a_network_with_other_code_is_another_model(adapter: Write, weights: Path) -> None:
