@@ -73,8 +73,9 @@ def adapters() -> dict[str, Adapter]:
 
 
 def outside_targets() -> dict[str, str]:
-    """What each adapter takes, such as `file:PATH`, and what that is: the first line of its text,
-    which begins with the former in backquotes."""
+    """What that is by what an adapter takes, such as `file:PATH`; from the first line of its text,
+    which begins with the latter in backquotes.
+    """
     targets = {}
     for scheme, adapter in adapters().items():
         line = (inspect.getdoc(adapter) or "").partition("\n")[0]
